@@ -1,0 +1,54 @@
+/* Policies and the rules that choose one for an endpoint (DESIGN.md 2). */
+#ifndef OE_CORE_POLICY_H
+#define OE_CORE_POLICY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "limits.h"
+#include "status.h"
+
+enum oe_policy {
+    OE_POLICY_OFF,    /* never speak OE-MQTT */
+    OE_POLICY_PREFER, /* probe, and go on plain where the peer has no OE-MQTT */
+    OE_POLICY_REFUSE, /* the configuration is unusable: carry no MQTT at all */
+};
+
+enum oe_rule_kind {
+    OE_RULE_CONNECT, /* [connect "HOST:PORT"]: connections this process makes */
+    OE_RULE_ACCEPT,  /* [accept "PORT"]: connections this process accepts */
+};
+
+/* One section of the configuration. host is "" for any host, port is 0 for any port. */
+struct oe_rule {
+    enum oe_rule_kind kind;
+    char host[OE_HOST_CHARS_MAX + 1]; /* lower case, IPv6 without brackets */
+    uint16_t port;
+    enum oe_policy policy;
+    int has_policy;
+};
+
+/* What the configuration says. Zeroed by oe_conf_init, freed by oe_conf_free (conf.h). */
+struct oe_conf {
+    enum oe_policy policy; /* where no rule fits */
+    uint32_t handshake_ms; /* handshake-timeout */
+    struct oe_rule *rules; /* owned */
+    size_t rules_n;
+    int override;               /* set: override_policy beats policy and every rule (launcher's -p) */
+    enum oe_policy override_policy;
+};
+
+/* The word for a policy ("off", "prefer", "refuse"); never NULL. */
+const char *oe_policy_name(enum oe_policy policy);
+
+/* Reads "off" or "prefer" into *out. OE_INVALID: anything else ("refuse" is not a word of the configuration). */
+enum oe_status oe_policy_parse(const char *word, enum oe_policy *out);
+
+/* The policy for a connection to host (the name it was asked for by, or NULL), address (text, without brackets) and port.
+ * Of the rules that fit, the most exact wins: host and port, then host, then port. A rule's host may be name or address. */
+enum oe_policy oe_policy_connect(const struct oe_conf *conf, const char *host, const char *address, uint16_t port);
+
+/* The policy for a connection accepted on local port. */
+enum oe_policy oe_policy_accept(const struct oe_conf *conf, uint16_t port);
+
+#endif
