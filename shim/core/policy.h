@@ -28,14 +28,16 @@ struct oe_rule {
     int has_policy;
 };
 
-/* What the configuration says. Zeroed by oe_conf_init, freed by oe_conf_free (conf.h). */
+/* What the configuration says. Made by oe_conf_init, freed by oe_conf_free (conf.h). */
 struct oe_conf {
     enum oe_policy policy; /* where no rule fits */
     uint32_t handshake_ms; /* handshake-timeout */
     struct oe_rule *rules; /* owned */
     size_t rules_n;
-    int override;               /* set: override_policy beats policy and every rule (launcher's -p) */
+    int override; /* set: override_policy beats policy and every rule (launcher's -p) */
     enum oe_policy override_policy;
+    unsigned section;   /* conf.c, while reading: the section that oe_conf_set is about */
+    unsigned link_seen; /* conf.c, while reading: what [link] has given so far */
 };
 
 /* The word for a policy ("off", "prefer", "refuse"); never NULL. */
@@ -44,8 +46,14 @@ const char *oe_policy_name(enum oe_policy policy);
 /* Reads "off" or "prefer" into *out. OE_INVALID: anything else ("refuse" is not a word of the configuration). */
 enum oe_status oe_policy_parse(const char *word, enum oe_policy *out);
 
-/* The policy for a connection to host (the name it was asked for by, or NULL), address (text, without brackets) and port.
- * Of the rules that fit, the most exact wins: host and port, then host, then port. A rule's host may be name or address. */
+/* The one spelling of a host name or address that rules are compared in: lower case, no final dot, addresses without brackets and zone in
+ * their shortest form, IPv4 in IPv6 (::ffff:192.0.2.1) as IPv4. OE_INVALID (out is ""): not a name or address of at most
+ * OE_HOST_CHARS_MAX letters, digits, '.', '-' and '_'. */
+enum oe_status oe_policy_host(const char *text, char out[OE_HOST_CHARS_MAX + 1]);
+
+/* The policy for a connection to host (the name it was asked for by, or NULL), address (text, without brackets, or NULL) and port. Of the
+ * rules that fit, the most exact wins: host and port, then host, then port. A rule's host may be name or address; of two rules that are
+ * equally exact, the one that has the name wins. */
 enum oe_policy oe_policy_connect(const struct oe_conf *conf, const char *host, const char *address, uint16_t port);
 
 /* The policy for a connection accepted on local port. */

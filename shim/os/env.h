@@ -15,8 +15,10 @@ struct oe_env {
     struct oe_log log;
 };
 
-/* Reads the environment, the log setting and the configuration. The configuration is OE_MQTT_CONFIG, else SYSCONFDIR/oe-mqtt.conf if it
- * exists, else the built-in defaults. A file that was named but is missing is an error. On an error of any kind *why says so in one line,
+/* Reads the environment, the log setting and the configuration. The configuration is OE_MQTT_CONFIG (an absolute path), else
+ * SYSCONFDIR/oe-mqtt.conf if it exists, else the built-in defaults. The state directory is OE_MQTT_STATE (an absolute path), else for root
+ * /var/lib/oe-mqtt, else $XDG_STATE_HOME/oe-mqtt, else $HOME/.local/state/oe-mqtt. An empty variable counts as none. A file that was named
+ * but is missing is an error. On an error of any kind *why says so in one line,
  * conf.policy is OE_POLICY_REFUSE with override set, and the status is not OE_OK; log and state_dir are usable in every case. */
 enum oe_status oe_env_read(struct oe_env *env, char *why, size_t why_n);
 void oe_env_free(struct oe_env *env);

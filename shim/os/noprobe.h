@@ -14,7 +14,8 @@ enum oe_noprobe_reason { OE_NOPROBE_NONE, OE_NOPROBE_CLOSED, OE_NOPROBE_TIMEOUT 
  * memory only saves time, it decides nothing about security. */
 enum oe_noprobe_reason oe_noprobe_lookup(const char *state_dir, const char *endpoint, int64_t now);
 
-/* Remembers endpoint for OE_NO_PROBE_SECONDS from now on; drops lines that have ended, and the oldest beyond 1,024. OE_SYSTEM, OE_NOMEM. */
+/* Remembers endpoint for OE_NO_PROBE_SECONDS from now on; drops lines that have ended, and the oldest beyond 1,024. Waits at most 100 ms for other
+ * processes. OE_SYSTEM, OE_NOMEM; OE_INVALID: endpoint is empty, too long or has a blank, or reason is none. */
 enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, enum oe_noprobe_reason reason, int64_t now);
 
 #endif

@@ -1,0 +1,596 @@
+#include "conn_private.h"
+
+#include <sodium.h>
+#include <stdlib.h>
+
+const char *oe_reason_text(enum oe_reason reason)
+{
+    switch (reason) {
+    case OE_REASON_NONE:
+        return "";
+    case OE_REASON_HANDSHAKE_DONE:
+        return "encrypted; the peer's key is not verified";
+    case OE_REASON_NOT_MQTT:
+        return "not MQTT";
+    case OE_REASON_TLS:
+        return "TLS, passed through";
+    case OE_REASON_POLICY_OFF:
+        return "policy off";
+    case OE_REASON_POLICY_REFUSE:
+        return "the configuration cannot be used, so no MQTT is carried";
+    case OE_REASON_PEER_FIRST:
+        return "not MQTT: the other side spoke first";
+    case OE_REASON_MALFORMED:
+        return "malformed MQTT";
+    case OE_REASON_PIPELINED:
+        return "the application sent more before CONNACK";
+    case OE_REASON_CONNACK_REFUSED:
+        return "the broker refused the connection";
+    case OE_REASON_CONNACK_LARGE:
+        return "CONNACK is too large to be held";
+    case OE_REASON_PACKET_SIZE:
+        return "the broker's Maximum Packet Size is too small for the probe";
+    case OE_REASON_REMEMBERED_CLOSED:
+        return "not probed: this broker closed on a probe less than a day ago";
+    case OE_REASON_REMEMBERED_TIMEOUT:
+        return "not probed: this broker did not answer a probe less than a day ago";
+    case OE_REASON_NO_OE_MQTT:
+        return "the broker has no OE-MQTT";
+    case OE_REASON_TIMEOUT:
+        return "no answer to the probe in time";
+    case OE_REASON_PROBE_CLOSED:
+        return "the broker closed on the probe";
+    case OE_REASON_HELD_TOO_MUCH:
+        return "too much came before the answer to the probe";
+    case OE_REASON_NOT_PROBED:
+        return "the client has no OE-MQTT";
+    case OE_REASON_INITIATOR_GAVE_UP:
+        return "the client gave up the handshake";
+    case OE_REASON_BAD_MESSAGE3:
+        return "handshake message 3 is wrong";
+    case OE_REASON_BAD_UNSUBACK:
+        return "the handshake's UNSUBACK is wrong or missing";
+    case OE_REASON_HANDSHAKE_ENDED:
+        return "the connection ended in mid-handshake";
+    case OE_REASON_NOT_A_RECORD:
+        return "something else than a record came after the handshake";
+    case OE_REASON_BAD_TAG:
+        return "a record was altered, repeated or left out";
+    case OE_REASON_TRUNCATED:
+        return "the stream ended inside a record";
+    case OE_REASON_COUNTER:
+        return "the record counter is at its end";
+    case OE_REASON_MEMORY:
+        return "out of memory";
+    }
+    return "";
+}
+
+enum oe_status oe_conn_init(struct oe_conn *c, const struct oe_conn_setup *setup)
+{
+    *c = (struct oe_conn){
+        .role = setup->role,
+        .phase = setup->role == OE_INITIATOR ? OE_PHASE_I_CONNECT : OE_PHASE_R_CONNECT,
+        .policy = setup->policy,
+        .send.rekey_records = OE_REKEY_RECORDS,
+        .receive.rekey_records = OE_REKEY_RECORDS,
+    };
+    c->hs = calloc(1, sizeof(*c->hs));
+    if (c->hs == NULL)
+        return OE_NOMEM;
+    c->hs->handshake_ms = setup->handshake_ms;
+    c->hs->identity = setup->identity;
+    c->hs->ephemeral = setup->ephemeral;
+    c->hs->want = 1;
+    return OE_OK;
+}
+
+static void free_handshake(struct oe_conn *c)
+{
+    if (c->hs == NULL)
+        return;
+    oe_buf_free(&c->hs->kept);
+    oe_buf_free(&c->hs->held);
+    sodium_memzero(c->hs, sizeof(*c->hs));
+    free(c->hs);
+    c->hs = NULL;
+}
+
+void oe_conn_forget(struct oe_conn *c)
+{
+    oe_secret_wipe(&c->send.cipher.k);
+    oe_secret_wipe(&c->receive.cipher.k);
+    if (c->hs != NULL) {
+        oe_noise_wipe(&c->hs->noise);
+        oe_secret_wipe(&c->hs->ephemeral);
+    }
+}
+
+void oe_conn_wipe(struct oe_conn *c)
+{
+    free_handshake(c);
+    oe_buf_free(&c->part);
+    sodium_memzero(c, sizeof(*c));
+}
+
+/* ---- changes of state ----------------------------------------------------------------------------------------------------------------- */
+
+void oe_conn_go_plain(struct oe_conn *c, enum oe_reason reason)
+{
+    c->phase = OE_PHASE_PLAIN;
+    /* An initiator in I_LATE has said that it is plain, and why, already. */
+    if (c->security == OE_SEC_UNDECIDED) {
+        c->security = OE_SEC_PLAIN;
+        c->reason = reason;
+    }
+}
+
+void oe_conn_go_records(struct oe_conn *c)
+{
+    oe_noise_split(&c->hs->noise, &c->send.cipher, &c->receive.cipher);
+    c->peer = c->hs->noise.rs;
+    c->phase = OE_PHASE_RECORDS;
+    c->security = OE_SEC_UNAUTHENTICATED;
+    c->reason = OE_REASON_HANDSHAKE_DONE;
+}
+
+enum oe_status oe_conn_go_broken(struct oe_conn *c, enum oe_reason reason, enum oe_status st)
+{
+    c->phase = OE_PHASE_BROKEN;
+    c->reason = reason;
+    return st;
+}
+
+enum oe_status oe_conn_move(struct oe_buf *b, struct oe_sink *to)
+{
+    struct oe_span s = oe_buf_span(b);
+    enum oe_status st = oe_sink_put(to, s.p, s.n);
+    if (st == OE_OK)
+        oe_buf_free(b);
+    return st;
+}
+
+/* ---- records -------------------------------------------------------------------------------------------------------------------------- */
+
+static enum oe_reason reason_of(enum oe_status st)
+{
+    switch (st) {
+    case OE_LIMIT:
+        return OE_REASON_COUNTER;
+    case OE_NOMEM:
+        return OE_REASON_MEMORY;
+    case OE_CRYPTO:
+        return OE_REASON_BAD_TAG;
+    case OE_MALFORMED:
+    case OE_OK:
+    case OE_MORE:
+    case OE_INVALID:
+    case OE_SYSTEM:
+        break;
+    }
+    return OE_REASON_NOT_A_RECORD;
+}
+
+/* One direction of the records is at its end; the other is under somebody else's lock. */
+static enum oe_status fail(struct oe_conn *c, enum oe_dir dir, enum oe_reason reason, enum oe_status st)
+{
+    c->failed[dir] = reason;
+    return st;
+}
+
+enum oe_reason oe_conn_why(const struct oe_conn *c, enum oe_dir dir)
+{
+    return c->phase == OE_PHASE_RECORDS ? c->failed[dir] : c->reason;
+}
+
+enum oe_status oe_conn_seal(struct oe_conn *c, struct oe_span in, struct oe_sink *to)
+{
+    size_t max = oe_record_plain_max(c->version);
+
+    while (in.n != 0) {
+        size_t n = in.n < max ? in.n : max;
+        size_t size = oe_record_bytes(c->version, n);
+        uint8_t *at = oe_sink_reserve(to, size);
+        if (at == NULL)
+            return fail(c, OE_FROM_APP, OE_REASON_MEMORY, OE_NOMEM);
+        enum oe_status st = oe_record_seal(&c->send, c->version, in.p, n, at);
+        if (st != OE_OK)
+            return fail(c, OE_FROM_APP, reason_of(st), st);
+        oe_sink_wrote(to, at, size);
+        in.p += n;
+        in.n -= n;
+    }
+    return OE_OK;
+}
+
+/* Opens the record at p, header_n and sealed_n bytes long, to forward. */
+static enum oe_status open_one(struct oe_conn *c, const uint8_t *sealed, size_t sealed_n, struct oe_sink *forward)
+{
+    size_t n = sealed_n - OE_TAG_BYTES;
+    uint8_t *at = oe_sink_reserve(forward, n);
+    if (at == NULL)
+        return OE_NOMEM;
+    enum oe_status st = oe_record_open(&c->receive, sealed, sealed_n, at);
+    if (st == OE_OK)
+        oe_sink_wrote(forward, at, n);
+    return st;
+}
+
+/* Completes the record whose front is in c->part with bytes of in. */
+static enum oe_status open_part(struct oe_conn *c, struct oe_span *in, struct oe_sink *forward)
+{
+    size_t header_n, sealed_n;
+    enum oe_status st;
+
+    for (;;) {
+        struct oe_span part = oe_buf_span(&c->part);
+        size_t missing = 1;
+        st = oe_record_header(part.p, part.n, c->version, &header_n, &sealed_n);
+        if (st == OE_OK) {
+            if (part.n == header_n + sealed_n)
+                break;
+            missing = header_n + sealed_n - part.n;
+        } else if (st != OE_MORE) {
+            return st;
+        }
+        if (in->n == 0)
+            return OE_OK;
+        size_t n = missing < in->n ? missing : in->n;
+        /* one allocation for the whole record once its size is known */
+        if (oe_buf_reserve(&c->part, missing) == NULL)
+            return OE_NOMEM;
+        if ((st = oe_buf_put(&c->part, in->p, n)) != OE_OK)
+            return st;
+        in->p += n;
+        in->n -= n;
+    }
+    st = open_one(c, oe_buf_span(&c->part).p + header_n, sealed_n, forward);
+    oe_buf_free(&c->part);
+    return st;
+}
+
+static enum oe_status open_records(struct oe_conn *c, struct oe_span in, struct oe_sink *forward)
+{
+    enum oe_status st = OE_OK;
+
+    if (oe_buf_n(&c->part) != 0)
+        st = open_part(c, &in, forward);
+    while (st == OE_OK && in.n != 0) {
+        size_t header_n, sealed_n;
+        st = oe_record_header(in.p, in.n, c->version, &header_n, &sealed_n);
+        if (st == OE_MORE || (st == OE_OK && in.n < header_n + sealed_n)) {
+            st = oe_buf_put(&c->part, in.p, in.n);
+            break;
+        }
+        if (st == OE_OK)
+            st = open_one(c, in.p + header_n, sealed_n, forward);
+        if (st == OE_OK) {
+            in.p += header_n + sealed_n;
+            in.n -= header_n + sealed_n;
+        }
+    }
+    return st == OE_OK ? OE_OK : fail(c, OE_FROM_PEER, reason_of(st), st);
+}
+
+/* ---- from the application ------------------------------------------------------------------------------------------------------------- */
+
+static struct oe_span rest_of(struct oe_span in, size_t taken)
+{
+    return (struct oe_span){in.p + taken, in.n - taken};
+}
+
+/* Holds what a responder's application writes between message 2 and message 3. */
+static enum oe_status hold_output(struct oe_conn *c, struct oe_span in, uint64_t now_ms, size_t *taken)
+{
+    size_t room = OE_RESPONDER_HELD_BYTES_MAX - oe_buf_n(&c->hs->held);
+    size_t n = in.n < room ? in.n : room;
+
+    if (n == 0)
+        return now_ms < c->hs->deadline_ms ? OE_OK : oe_conn_go_broken(c, OE_REASON_HELD_TOO_MUCH, OE_LIMIT);
+    if (oe_buf_put(&c->hs->held, in.p, n) != OE_OK)
+        return oe_conn_go_broken(c, OE_REASON_MEMORY, OE_NOMEM);
+    *taken = n;
+    return OE_OK;
+}
+
+/* Watches bytes of the application pass, up to the end of the packet they belong to. */
+static enum oe_status watch_app(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow, size_t *taken)
+{
+    struct oe_handshake *hs = c->hs;
+    enum oe_status st = OE_MORE;
+
+    if (hs->app_blind)
+        *taken = in.n;
+    else
+        st = oe_framer_push(&hs->app, in, taken);
+    if (oe_sink_put(flow->forward, in.p, *taken) != OE_OK)
+        return oe_conn_go_broken(c, OE_REASON_MEMORY, OE_NOMEM);
+    if (st == OE_MALFORMED && c->phase == OE_PHASE_I_LATE) {
+        hs->app_blind = 1;
+        return OE_OK;
+    }
+    if (c->role == OE_INITIATOR)
+        oe_initiator_app_front(c);
+    if (st == OE_MALFORMED && c->phase != OE_PHASE_PLAIN)
+        oe_conn_go_plain(c, OE_REASON_MALFORMED);
+    if (st != OE_OK || c->phase == OE_PHASE_PLAIN)
+        return OE_OK;
+    if (c->role == OE_INITIATOR)
+        oe_initiator_app_packet(c);
+    else
+        oe_responder_app_packet(c);
+    oe_framer_next(&hs->app);
+    return c->phase == OE_PHASE_R_ANSWER ? oe_responder_answer(c, now_ms, flow->forward) : OE_OK;
+}
+
+static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
+{
+    enum oe_status st = OE_OK;
+
+    while (st == OE_OK && flow->taken < in.n) {
+        struct oe_span rest = rest_of(in, flow->taken);
+        size_t taken = 0;
+        switch (c->phase) {
+        case OE_PHASE_I_PROBE:
+        case OE_PHASE_I_UNSUBACK:
+            return OE_OK;
+        case OE_PHASE_R_CONNECT:
+            oe_conn_go_plain(c, OE_REASON_PEER_FIRST);
+            break;
+        case OE_PHASE_I_CONNECT:
+        case OE_PHASE_I_CONNACK:
+        case OE_PHASE_I_LATE:
+        case OE_PHASE_R_FIRST:
+        case OE_PHASE_R_ANSWER:
+            st = watch_app(c, rest, now_ms, flow, &taken);
+            break;
+        case OE_PHASE_R_MESSAGE3:
+            st = hold_output(c, rest, now_ms, &taken);
+            flow->taken += taken;
+            return st;
+        case OE_PHASE_RECORDS:
+            if (c->failed[OE_FROM_APP] != OE_REASON_NONE)
+                return OE_CRYPTO;
+            st = oe_conn_seal(c, rest, flow->forward);
+            taken = rest.n;
+            break;
+        case OE_PHASE_PLAIN:
+            st = oe_sink_put(flow->forward, rest.p, rest.n);
+            taken = rest.n;
+            break;
+        case OE_PHASE_BROKEN:
+            return OE_CRYPTO;
+        }
+        flow->taken += taken;
+    }
+    return st;
+}
+
+/* ---- from the peer -------------------------------------------------------------------------------------------------------------------- */
+
+/* Hands bytes of the peer on, or keeps them in their order behind a CONNACK that is held. */
+static enum oe_status emit(struct oe_conn *c, const uint8_t *p, size_t n, struct oe_flow *flow)
+{
+    if (c->phase != OE_PHASE_I_PROBE && c->phase != OE_PHASE_I_UNSUBACK)
+        return oe_sink_put(flow->forward, p, n);
+    enum oe_status st = oe_buf_put(&c->hs->held, p, n);
+    if (st == OE_OK && c->phase == OE_PHASE_I_PROBE && oe_buf_n(&c->hs->held) > OE_INITIATOR_HELD_BYTES_MAX)
+        st = oe_initiator_give_up(c, OE_REASON_HELD_TOO_MUCH, flow);
+    return st;
+}
+
+/* Acts on a verdict about what is kept. */
+static enum oe_status obey(struct oe_conn *c, enum oe_verdict verdict, struct oe_flow *flow)
+{
+    struct oe_handshake *hs = c->hs;
+    struct oe_span kept = oe_buf_span(&hs->kept);
+    struct oe_header h;
+    enum oe_status st = OE_OK;
+
+    switch (verdict) {
+    case OE_VERDICT_MORE:
+        return OE_OK;
+    case OE_VERDICT_PASS:
+    case OE_VERDICT_DROP:
+        hs->dropping = verdict == OE_VERDICT_DROP;
+        hs->left = oe_frame_header(kept.p, kept.n, &h) == OE_OK ? h.total_n - kept.n : 0;
+        if (!hs->dropping)
+            st = emit(c, kept.p, kept.n, flow);
+        break;
+    case OE_VERDICT_GONE:
+        break;
+    }
+    oe_buf_free(&hs->kept);
+    hs->want = 1;
+    return st;
+}
+
+/* One step through a packet of the peer: bytes that pass, or bytes that are kept until there is a verdict. */
+static enum oe_status gate(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow, size_t *taken)
+{
+    struct oe_handshake *hs = c->hs;
+    enum oe_verdict verdict = OE_VERDICT_MORE;
+
+    if (hs->left != 0) {
+        *taken = in.n < hs->left ? in.n : hs->left;
+        hs->left -= *taken;
+        return hs->dropping ? OE_OK : emit(c, in.p, *taken, flow);
+    }
+    size_t missing = hs->want - oe_buf_n(&hs->kept);
+    *taken = in.n < missing ? in.n : missing;
+    if (oe_buf_put(&hs->kept, in.p, *taken) != OE_OK)
+        return OE_NOMEM;
+    if (*taken < missing)
+        return OE_OK;
+    hs->want++; /* unless the verdict asks for more at once */
+    enum oe_status st = c->role == OE_INITIATOR ? oe_initiator_decide(c, now_ms, flow, &verdict) : oe_responder_decide(c, now_ms, flow, &verdict);
+    return st == OE_OK ? obey(c, verdict, flow) : st;
+}
+
+/* Responder: watches the CONNECT come in. */
+static enum oe_status watch_connect(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
+{
+    struct oe_framer *f = &c->hs->connect;
+    enum oe_status st = oe_framer_push(f, in, taken);
+    enum oe_status prefix = oe_connect_prefix(f->kept, f->kept_n, &c->version);
+
+    if (prefix == OE_MALFORMED)
+        oe_conn_go_plain(c, f->kept[0] == OE_FIRST_TLS ? OE_REASON_TLS : OE_REASON_NOT_MQTT);
+    else if (prefix == OE_OK && c->policy == OE_POLICY_OFF)
+        oe_conn_go_plain(c, OE_REASON_POLICY_OFF);
+    else if (st == OE_OK && prefix == OE_OK)
+        c->phase = OE_PHASE_R_FIRST;
+    else if (st == OE_OK)
+        oe_conn_go_plain(c, OE_REASON_MALFORMED);
+    return oe_sink_put(flow->forward, in.p, *taken);
+}
+
+/* The handshake is over: what is still kept of it goes on or away. */
+static enum oe_status release(struct oe_conn *c, struct oe_flow *flow)
+{
+    enum oe_status st = OE_OK;
+
+    if (c->hs != NULL && c->phase == OE_PHASE_PLAIN)
+        st = oe_conn_move(&c->hs->kept, flow->forward);
+    free_handshake(c);
+    return st;
+}
+
+static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
+{
+    enum oe_status st = OE_OK;
+
+    while (st == OE_OK && flow->taken < in.n) {
+        struct oe_span rest = rest_of(in, flow->taken);
+        size_t taken = 0;
+        switch (c->phase) {
+        case OE_PHASE_I_CONNECT:
+            oe_conn_go_plain(c, OE_REASON_PEER_FIRST);
+            break;
+        case OE_PHASE_R_CONNECT:
+            st = watch_connect(c, rest, flow, &taken);
+            break;
+        case OE_PHASE_I_CONNACK:
+        case OE_PHASE_I_PROBE:
+        case OE_PHASE_I_UNSUBACK:
+        case OE_PHASE_I_LATE:
+        case OE_PHASE_R_FIRST:
+        case OE_PHASE_R_ANSWER:
+        case OE_PHASE_R_MESSAGE3:
+            st = gate(c, rest, now_ms, flow, &taken);
+            break;
+        case OE_PHASE_RECORDS:
+            if (c->failed[OE_FROM_PEER] != OE_REASON_NONE)
+                return OE_CRYPTO;
+            if (c->hs != NULL)
+                st = release(c, flow);
+            if (st == OE_OK)
+                st = open_records(c, rest, flow->forward);
+            taken = rest.n;
+            break;
+        case OE_PHASE_PLAIN:
+            if (c->hs != NULL)
+                st = release(c, flow);
+            if (st == OE_OK)
+                st = oe_sink_put(flow->forward, rest.p, rest.n);
+            taken = rest.n;
+            break;
+        case OE_PHASE_BROKEN:
+            return OE_CRYPTO;
+        }
+        flow->taken += taken;
+    }
+    if (st == OE_OK && c->hs != NULL && (c->phase == OE_PHASE_RECORDS || c->phase == OE_PHASE_PLAIN))
+        st = release(c, flow);
+    if (st == OE_NOMEM && c->phase != OE_PHASE_RECORDS)
+        oe_conn_go_broken(c, OE_REASON_MEMORY, st);
+    return st;
+}
+
+/* ---- the calls ------------------------------------------------------------------------------------------------------------------------ */
+
+/* With an unusable configuration nothing that may be a CONNECT passes, in either direction. */
+static int refused(struct oe_conn *c, enum oe_dir dir, struct oe_span in)
+{
+    if (c->policy != OE_POLICY_REFUSE || in.n == 0 || in.p[0] != OE_FIRST_CONNECT)
+        return 0;
+    if (!(c->phase == OE_PHASE_I_CONNECT && dir == OE_FROM_APP) && !(c->phase == OE_PHASE_R_CONNECT && dir == OE_FROM_PEER))
+        return 0;
+    c->reason = OE_REASON_POLICY_REFUSE;
+    return 1;
+}
+
+enum oe_status oe_conn_push(struct oe_conn *c, enum oe_dir dir, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
+{
+    flow->taken = 0;
+    if (refused(c, dir, in))
+        return OE_INVALID;
+    return dir == OE_FROM_APP ? push_app(c, in, now_ms, flow) : push_peer(c, in, now_ms, flow);
+}
+
+enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
+{
+    switch (c->phase) {
+    case OE_PHASE_I_PROBE:
+        c->remember = OE_REMEMBER_CLOSED;
+        if (oe_conn_move(&c->hs->held, flow->forward) != OE_OK)
+            return oe_conn_go_broken(c, OE_REASON_MEMORY, OE_NOMEM);
+        oe_buf_free(&c->hs->kept); /* the front of an answer is nothing for the application */
+        oe_conn_go_plain(c, OE_REASON_PROBE_CLOSED);
+        return release(c, flow);
+    case OE_PHASE_I_UNSUBACK:
+    case OE_PHASE_R_MESSAGE3:
+        return oe_conn_go_broken(c, OE_REASON_HANDSHAKE_ENDED, OE_CRYPTO);
+    case OE_PHASE_RECORDS:
+        return oe_buf_n(&c->part) == 0 ? OE_OK : fail(c, OE_FROM_PEER, OE_REASON_TRUNCATED, OE_CRYPTO);
+    case OE_PHASE_I_CONNACK:
+    case OE_PHASE_I_LATE:
+    case OE_PHASE_R_FIRST:
+    case OE_PHASE_R_ANSWER:
+        oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
+        return release(c, flow);
+    case OE_PHASE_I_CONNECT:
+    case OE_PHASE_R_CONNECT:
+    case OE_PHASE_PLAIN:
+        return c->hs == NULL ? OE_OK : release(c, flow);
+    case OE_PHASE_BROKEN:
+        break;
+    }
+    return OE_CRYPTO;
+}
+
+int oe_conn_waiting(const struct oe_conn *c, uint64_t *deadline_ms)
+{
+    if (c->phase != OE_PHASE_I_PROBE && c->phase != OE_PHASE_I_UNSUBACK)
+        return 0;
+    *deadline_ms = c->hs->deadline_ms;
+    return 1;
+}
+
+enum oe_status oe_conn_expire(struct oe_conn *c, struct oe_flow *flow)
+{
+    if (c->phase == OE_PHASE_I_UNSUBACK)
+        return oe_conn_go_broken(c, OE_REASON_BAD_UNSUBACK, OE_CRYPTO);
+    if (c->phase != OE_PHASE_I_PROBE)
+        return OE_OK;
+    c->remember = OE_REMEMBER_TIMEOUT;
+    return oe_initiator_give_up(c, OE_REASON_TIMEOUT, flow);
+}
+
+int oe_conn_transparent(const struct oe_conn *c)
+{
+    return c->phase == OE_PHASE_PLAIN && (c->hs == NULL || oe_buf_n(&c->hs->kept) == 0);
+}
+
+size_t oe_conn_kept(const struct oe_conn *c)
+{
+    size_t n = oe_buf_n(&c->part);
+    if (c->hs != NULL)
+        n += oe_buf_n(&c->hs->kept) + (c->role == OE_INITIATOR ? oe_buf_n(&c->hs->held) : 0);
+    return n;
+}
+
+size_t oe_conn_held(const struct oe_conn *c)
+{
+    return c->phase == OE_PHASE_R_MESSAGE3 ? oe_buf_n(&c->hs->held) : 0;
+}

@@ -1,0 +1,233 @@
+#include "fdtab.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "pool.h"
+#include "sys.h"
+
+_Atomic(struct oe_fd_page *) oe_fd_pages[OE_FD_PAGES];
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct oe_sock *table;          /* under table_lock */
+static struct oe_sock *free_list;      /* under table_lock */
+static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cleaned up */
+
+static void *map(size_t n)
+{
+    long p = OE_SYS6(SYS_mmap, 0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+/* ---- references ----------------------------------------------------------------------------------------------------------------------- */
+
+static int ref_live(struct oe_sock *s)
+{
+    uint32_t n = atomic_load_explicit(&s->refs, memory_order_relaxed);
+    while (n != 0)
+        if (atomic_compare_exchange_weak_explicit(&s->refs, &n, n + 1, memory_order_acquire, memory_order_relaxed))
+            return 1;
+    return 0;
+}
+
+static _Atomic(struct oe_sock *) *slot_of(int fd)
+{
+    if ((unsigned)fd >= OE_FD_PAGE * OE_FD_PAGES)
+        return NULL;
+    struct oe_fd_page *page = atomic_load_explicit(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE], memory_order_acquire);
+    return page == NULL ? NULL : &page->slot[(unsigned)fd % OE_FD_PAGE];
+}
+
+struct oe_sock *oe_fdtab_ref(int fd)
+{
+    _Atomic(struct oe_sock *) *slot = slot_of(fd);
+    struct oe_sock *s;
+
+    /* The object may die and be used again between the load and the reference: look again whether it is still the slot's. */
+    while ((s = atomic_load_explicit(slot, memory_order_acquire)) != NULL) {
+        if (!ref_live(s))
+            continue;
+        if (atomic_load_explicit(slot, memory_order_acquire) == s)
+            return s;
+        oe_fdtab_unref(s);
+    }
+    return NULL;
+}
+
+void oe_fdtab_unref(struct oe_sock *s)
+{
+    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    /* Nobody can find it any more. No allocator here: close may be called in a signal handler. */
+    oe_conn_forget(&s->conn);
+    struct oe_sock *head = atomic_load(&dead);
+    do
+        s->next = head;
+    while (!atomic_compare_exchange_weak(&dead, &head, s));
+}
+
+/* ---- objects: under table_lock -------------------------------------------------------------------------------------------------------- */
+
+static void reap(void)
+{
+    struct oe_sock *s = atomic_exchange(&dead, NULL);
+
+    while (s != NULL) {
+        struct oe_sock *next = s->next;
+        HASH_DEL(table, s);
+        oe_conn_wipe(&s->conn);
+        oe_pool_put(&s->owed);
+        oe_pool_put(&s->pending);
+        oe_share_give(&s->claim);
+        free(s->host);
+        pthread_mutex_destroy(&s->rx);
+        pthread_mutex_destroy(&s->tx);
+        s->next = free_list;
+        free_list = s;
+        s = next;
+    }
+}
+
+#define SLAB_BYTES (64U << 10)
+
+static struct oe_sock *new_object(void)
+{
+    if (free_list == NULL) {
+        struct oe_sock *slab = map(SLAB_BYTES);
+        if (slab == NULL)
+            return NULL;
+        for (size_t i = 0; i < SLAB_BYTES / sizeof(*slab); i++) {
+            slab[i].next = free_list;
+            free_list = &slab[i];
+        }
+    }
+    struct oe_sock *s = free_list;
+    free_list = s->next;
+    /* Everything but refs, which others may look at: it stays 0 until the object is complete. */
+    memset((char *)s + sizeof(s->refs), 0, sizeof(*s) - sizeof(s->refs));
+    return s;
+}
+
+static void lock_init(pthread_mutex_t *m)
+{
+    pthread_mutexattr_t a;
+    pthread_mutexattr_init(&a);
+    pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
+    pthread_mutex_init(m, &a);
+    pthread_mutexattr_destroy(&a);
+}
+
+static struct oe_sock *create(uint64_t cookie)
+{
+    struct oe_sock *s = new_object(), *added = NULL;
+
+    if (s == NULL)
+        return NULL;
+    s->cookie = cookie;
+    if (oe_share_take(&s->claim) == 0) {
+        HASH_ADD(hh, table, cookie, sizeof(s->cookie), s);
+        HASH_FIND(hh, table, &cookie, sizeof(cookie), added);
+    }
+    if (added != s) {
+        oe_share_give(&s->claim);
+        s->next = free_list;
+        free_list = s;
+        return NULL;
+    }
+    lock_init(&s->rx);
+    lock_init(&s->tx);
+    atomic_store_explicit(&s->refs, 1, memory_order_release);
+    return s;
+}
+
+struct oe_sock *oe_fdtab_add(uint64_t cookie, int *found)
+{
+    struct oe_sock *s;
+
+    *found = 0;
+    pthread_mutex_lock(&table_lock);
+    reap();
+    HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
+    if (s != NULL && ref_live(s))
+        *found = 1;
+    else
+        s = s == NULL ? create(cookie) : NULL;
+    pthread_mutex_unlock(&table_lock);
+    return s;
+}
+
+/* ---- slots ---------------------------------------------------------------------------------------------------------------------------- */
+
+static struct oe_fd_page *page_for(int fd)
+{
+    _Atomic(struct oe_fd_page *) *at = &oe_fd_pages[(unsigned)fd / OE_FD_PAGE];
+    struct oe_fd_page *page = atomic_load_explicit(at, memory_order_acquire), *none = NULL;
+
+    if (page != NULL)
+        return page;
+    page = map(sizeof(*page));
+    if (page == NULL || atomic_compare_exchange_strong(at, &none, page))
+        return page;
+    OE_SYS3(SYS_munmap, page, sizeof(*page), 0);
+    return none;
+}
+
+int oe_fdtab_set(int fd, struct oe_sock *s)
+{
+    if ((unsigned)fd >= OE_FD_PAGE * OE_FD_PAGES || page_for(fd) == NULL)
+        return -1;
+    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    struct oe_sock *old = atomic_exchange(slot_of(fd), s);
+    if (old != NULL)
+        oe_fdtab_unref(old);
+    return 0;
+}
+
+struct oe_sock *oe_fdtab_take(int fd)
+{
+    _Atomic(struct oe_sock *) *slot = slot_of(fd);
+    return slot == NULL ? NULL : atomic_exchange(slot, NULL);
+}
+
+void oe_fdtab_drop(int fd, struct oe_sock *s)
+{
+    _Atomic(struct oe_sock *) *slot = slot_of(fd);
+    struct oe_sock *expected = s;
+    if (slot != NULL && atomic_compare_exchange_strong(slot, &expected, NULL))
+        oe_fdtab_unref(s);
+}
+
+/* ---- fork ----------------------------------------------------------------------------------------------------------------------------- */
+
+void oe_fdtab_fork_prepare(void)
+{
+    pthread_mutex_lock(&table_lock);
+    reap();
+    for (struct oe_sock *s = table; s != NULL; s = s->hh.next)
+        oe_share_fork(&s->claim);
+}
+
+void oe_fdtab_fork_parent(void)
+{
+    pthread_mutex_unlock(&table_lock);
+}
+
+/* A lock that another thread held at the fork: what it guards may be half changed, and nobody will ever unlock it. */
+static int lock_lost(pthread_mutex_t *m)
+{
+    if (pthread_mutex_trylock(m) == 0) {
+        pthread_mutex_unlock(m);
+        return 0;
+    }
+    lock_init(m);
+    return 1;
+}
+
+void oe_fdtab_fork_child(void)
+{
+    pthread_mutex_init(&table_lock, NULL);
+    oe_share_child();
+    for (struct oe_sock *s = table; s != NULL; s = s->hh.next)
+        if (lock_lost(&s->rx) | lock_lost(&s->tx))
+            atomic_store(&s->broken, 1);
+}

@@ -1,0 +1,202 @@
+#include "io_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#include "life.h"
+#include "pool.h"
+#include "real.h"
+#include "sys.h"
+
+size_t oe_vec_front(struct oe_vec *v, uint8_t **p)
+{
+    while (v->n != 0 && v->at == v->iov[0].iov_len) {
+        v->iov++;
+        v->n--;
+        v->at = 0;
+    }
+    if (v->n == 0)
+        return 0;
+    *p = (uint8_t *)v->iov[0].iov_base + v->at;
+    return v->iov[0].iov_len - v->at;
+}
+
+void oe_vec_advance(struct oe_vec *v, size_t n)
+{
+    uint8_t *p;
+    while (n != 0) {
+        size_t room = oe_vec_front(v, &p);
+        size_t k = n < room ? n : room;
+        v->at += k;
+        n -= k;
+    }
+}
+
+/* ---- locks ---------------------------------------------------------------------------------------------------------------------------- */
+
+void oe_io_unlock(struct oe_sock *s, int held)
+{
+    if (held & OE_LOCK_TX)
+        pthread_mutex_unlock(&s->tx);
+    if (held & OE_LOCK_RX)
+        pthread_mutex_unlock(&s->rx);
+}
+
+/* Takes what is missing of want. EDEADLK: the thread itself holds it, further down its stack. */
+static int lock(struct oe_sock *s, int want, int *held)
+{
+    if ((want & OE_LOCK_RX) && pthread_mutex_lock(&s->rx) != 0)
+        return -EAGAIN;
+    *held |= want & OE_LOCK_RX;
+    if ((want & OE_LOCK_TX) && pthread_mutex_lock(&s->tx) != 0) {
+        oe_io_unlock(s, *held);
+        return -EAGAIN;
+    }
+    *held |= want & OE_LOCK_TX;
+    return 0;
+}
+
+static int claim(struct oe_sock *s, int held)
+{
+    int ok = 1;
+    if (held & OE_LOCK_RX)
+        ok &= oe_share_next(&s->claim, OE_FROM_PEER);
+    if (held & OE_LOCK_TX)
+        ok &= oe_share_next(&s->claim, OE_FROM_APP);
+    return ok;
+}
+
+int oe_io_lock(struct oe_sock *s, enum oe_dir dir, int *held)
+{
+    int own = dir == OE_FROM_PEER ? OE_LOCK_RX : OE_LOCK_TX;
+
+    *held = 0;
+    if (lock(s, own, held) != 0)
+        return -EAGAIN; /* nothing held */
+    /* Once in OE_PHASE_RECORDS always there; the phase changes under both locks only, so one is enough to read it. */
+    if (s->conn.phase != OE_PHASE_RECORDS) {
+        oe_io_unlock(s, *held);
+        *held = 0;
+        if (lock(s, OE_LOCK_RX | OE_LOCK_TX, held) != 0)
+            return -EAGAIN;
+    }
+    if (claim(s, *held))
+        return 0;
+    /* Another process went on with this connection: here it is over. */
+    atomic_store(&s->broken, 1);
+    oe_io_unlock(s, *held);
+    return -ECONNRESET;
+}
+
+int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct oe_report *report)
+{
+    if (st == OE_INVALID) {
+        report->refused = 1;
+        report->role = s->conn.role;
+        report->address = s->address;
+        atomic_store(&s->broken, 1);
+        return -EACCES;
+    }
+    if (st != OE_OK) {
+        oe_report_broken(s, oe_conn_why(&s->conn, dir), report);
+        return -ECONNRESET;
+    }
+    oe_report_take(s, report);
+    return 0;
+}
+
+/* ---- the kernel ----------------------------------------------------------------------------------------------------------------------- */
+
+int oe_io_is_nonblocking(int fd, int flags)
+{
+    if (flags & MSG_DONTWAIT)
+        return 1;
+    long mode = OE_SYS3(SYS_fcntl, fd, F_GETFL, 0);
+    return mode >= 0 && (mode & O_NONBLOCK) != 0;
+}
+
+void oe_io_discard(int fd, size_t n)
+{
+    struct oe_buf scratch = {0};
+
+    if (n == 0 || oe_pool_get(&scratch) != OE_OK)
+        return;
+    while (n != 0) {
+        long r = oe_sys_recv(fd, scratch.p, n < scratch.cap ? n : scratch.cap, MSG_TRUNC | MSG_DONTWAIT);
+        if (r <= 0)
+            break;
+        n -= (size_t)r < n ? (size_t)r : n;
+    }
+    oe_pool_put(&scratch);
+}
+
+int oe_io_flush(struct oe_sock *s, int fd, int flags)
+{
+    int keep = flags & (MSG_NOSIGNAL | MSG_MORE | MSG_DONTROUTE);
+
+    while (oe_buf_n(&s->pending) != 0) {
+        struct oe_span p = oe_buf_span(&s->pending);
+        long r = oe_sys_send(fd, p.p, p.n, keep | MSG_DONTWAIT);
+        if (r == -EINTR)
+            continue;
+        if (r == -EAGAIN)
+            return 0;
+        if (r < 0) {
+            oe_pool_put(&s->pending);
+            return (int)r;
+        }
+        oe_buf_drop(&s->pending, (size_t)r);
+    }
+    oe_pool_put(&s->pending);
+    return 0;
+}
+
+enum oe_status oe_io_owe(struct oe_sock *s)
+{
+    return s->owed.p != NULL ? OE_OK : oe_pool_get(&s->owed);
+}
+
+enum oe_status oe_io_pend(struct oe_sock *s)
+{
+    return s->pending.p != NULL ? OE_OK : oe_pool_get(&s->pending);
+}
+
+/* ---- the end of a socket -------------------------------------------------------------------------------------------------------------- */
+
+void oe_io_shutdown(struct oe_sock *s, int fd)
+{
+    int held, nonblocking = oe_io_is_nonblocking(fd, 0);
+
+    for (;;) {
+        if (oe_io_lock(s, OE_FROM_APP, &held) != 0)
+            return;
+        int failed = oe_io_flush(s, fd, MSG_NOSIGNAL) != 0;
+        int full = oe_buf_n(&s->pending) != 0;
+        oe_io_unlock(s, held);
+        if (failed || !full || nonblocking)
+            return;
+        struct pollfd p = {.fd = fd, .events = POLLOUT};
+        if (poll(&p, 1, -1) < 0)
+            return;
+    }
+}
+
+void oe_io_closing(struct oe_sock *s, int fd)
+{
+    int held;
+
+    /* Another descriptor, another call or another process goes on with it. */
+    if (atomic_load(&s->refs) != 1 || oe_share_others(&s->claim) || oe_io_lock(s, OE_FROM_PEER, &held) != 0)
+        return;
+    if (held & OE_LOCK_TX)
+        (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
+    enum oe_phase phase = s->conn.phase;
+    if (oe_buf_n(&s->owed) == 0 && s->raw != 0)
+        oe_io_discard(fd, s->raw);
+    else if (phase == OE_PHASE_I_LATE || phase == OE_PHASE_R_ANSWER || phase == OE_PHASE_R_MESSAGE3)
+        oe_io_discard(fd, OE_BATCH_BYTES);
+    oe_io_unlock(s, held);
+}

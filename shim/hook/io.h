@@ -1,0 +1,39 @@
+/*
+ * The funnel: every hooked call that moves data on a tracked socket ends here. INTERPOSITION.md section 2 is the scheme: readiness stays the
+ * kernel's, poll, select and epoll are not hooked.
+ *
+ * Results are those of the system call: bytes, or -errno; OE_IO_PASS: the connection is no longer tracked, the caller makes the real call.
+ */
+#ifndef OE_HOOK_IO_H
+#define OE_HOOK_IO_H
+
+#include <limits.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "sock.h"
+
+#define OE_IO_PASS ((ssize_t)INT_MIN)
+
+/* A position in the application's buffers. */
+struct oe_vec {
+    const struct iovec *iov;
+    size_t n;  /* of iov, from the one at the position on */
+    size_t at; /* bytes of iov[0] that are done */
+};
+
+/* The rest of the first buffer that has any room; *p, returns bytes, 0: all is done. */
+size_t oe_vec_front(struct oe_vec *v, uint8_t **p);
+void oe_vec_advance(struct oe_vec *v, size_t n);
+
+/* The caller holds a reference to s. */
+ssize_t oe_io_read(struct oe_sock *s, int fd, struct oe_vec to, int flags);
+ssize_t oe_io_write(struct oe_sock *s, int fd, struct oe_vec from, int flags);
+
+/* Before shutdown of the output: what is pending goes out, as far as the socket's blocking mode allows. */
+void oe_io_shutdown(struct oe_sock *s, int fd);
+
+/* Before the last close: nothing of ours may turn the peer's end of stream into a reset. Never blocks. */
+void oe_io_closing(struct oe_sock *s, int fd);
+
+#endif

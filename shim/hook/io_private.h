@@ -1,0 +1,35 @@
+/* What the files of the funnel share. */
+#ifndef OE_HOOK_IO_PRIVATE_H
+#define OE_HOOK_IO_PRIVATE_H
+
+#include "io.h"
+#include "report.h"
+
+enum { OE_LOCK_RX = 1, OE_LOCK_TX = 2 };
+
+/*
+ * Locks a direction; where the phase is not OE_PHASE_RECORDS, both. *held is what to unlock. Claims the change against other processes (share.h).
+ * 0, or -errno with nothing held: EAGAIN in a signal handler that met its own thread, ECONNRESET on a broken connection.
+ */
+int oe_io_lock(struct oe_sock *s, enum oe_dir dir, int *held);
+void oe_io_unlock(struct oe_sock *s, int held);
+
+/* tx held: hands what is pending to the kernel. 0: all of it, or the kernel is full (see s->pending); -errno: the connection failed. */
+int oe_io_flush(struct oe_sock *s, int fd, int flags);
+
+/* Both held: the initiator's wait for the answer to its probe is open. Waits for more, processes it, returns when it is over. Nothing held. */
+void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report);
+
+/* Both held: reacts to a push's status: reports a state that was decided, breaks the connection if it must. 0, or -errno. */
+int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct oe_report *report);
+
+int oe_io_is_nonblocking(int fd, int flags);
+
+/* What is kept in the kernel's queue although it has been seen is taken out: n bytes. */
+void oe_io_discard(int fd, size_t n);
+
+/* Puts into s->owed, which gets a buffer of the pool if it has none. */
+enum oe_status oe_io_owe(struct oe_sock *s);
+enum oe_status oe_io_pend(struct oe_sock *s);
+
+#endif

@@ -1,0 +1,250 @@
+/* Data in: peek, decrypt, hand over; raw bytes stay in the kernel's queue until the plaintext made from them has been handed over. */
+#include "io_private.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "../os/clock.h"
+#include "fdtab.h"
+#include "names.h"
+#include "pool.h"
+#include "real.h"
+#include "sys.h"
+
+/* Below this a read peeks; from it on it takes bytes from the kernel at once, since plaintext is never longer than what it was made from. */
+#define DIRECT_BYTES_MIN 4096U
+
+/* One read call on its way. */
+struct reading {
+    struct oe_sock *s;
+    int fd;
+    int flags;
+    struct oe_vec to;
+    size_t total;   /* bytes handed over */
+    int seen_empty; /* the last look at the kernel's queue found its end */
+    int held;
+    struct oe_report report;
+};
+
+enum outcome {
+    FETCHED, /* progress: look again */
+    EMPTY,   /* the kernel's queue holds nothing new */
+    END,     /* end of stream */
+    WAIT,    /* the handshake is open */
+    FAILED,  /* s->rx_error says why */
+};
+
+/* Hands over plaintext that is owed. The last byte of it lets go of the raw bytes in the kernel. */
+static void hand_over(struct reading *rd)
+{
+    struct oe_sock *s = rd->s;
+    uint64_t deadline;
+    struct oe_vec peeked = rd->to; /* MSG_PEEK leaves its position behind */
+    struct oe_vec *to = rd->flags & MSG_PEEK ? &peeked : &rd->to;
+    size_t done = 0, room;
+    uint8_t *p;
+
+    while (done < oe_buf_n(&s->owed) && (room = oe_vec_front(to, &p)) != 0) {
+        struct oe_span owed = oe_buf_span(&s->owed);
+        size_t n = owed.n - done < room ? owed.n - done : room;
+        memcpy(p, owed.p + done, n);
+        oe_vec_advance(to, n);
+        done += n;
+    }
+    rd->total += done;
+    if (rd->flags & MSG_PEEK)
+        return;
+    oe_buf_drop(&s->owed, done);
+    if (oe_buf_n(&s->owed) != 0)
+        return;
+    if (s->owed.p != NULL)
+        oe_pool_put(&s->owed);
+    if (s->raw != 0 && !oe_conn_waiting(&s->conn, &deadline)) {
+        oe_io_discard(rd->fd, s->raw);
+        s->raw = 0;
+    }
+}
+
+static enum outcome failed(struct oe_sock *s, int error)
+{
+    s->rx_error = error;
+    return FAILED;
+}
+
+/* Pushes raw bytes into the connection; plaintext goes to the application's buffer first. */
+static enum outcome push(struct reading *rd, struct oe_span raw, uint8_t *p, size_t room)
+{
+    struct oe_sock *s = rd->s;
+    int records = s->conn.phase == OE_PHASE_RECORDS;
+    struct oe_sink forward = {.p = p, .n_max = room, .rest = &s->owed};
+    struct oe_flow flow = {.forward = &forward, .answer = &s->pending};
+
+    if (oe_io_owe(s) != OE_OK)
+        return failed(s, ENOMEM);
+    enum oe_status st = oe_conn_push(&s->conn, OE_FROM_PEER, raw, records ? 0 : oe_clock_monotonic_ms(), &flow);
+    oe_vec_advance(&rd->to, forward.n);
+    rd->total += forward.n;
+    int e = oe_io_settle(s, OE_FROM_PEER, st, &rd->report);
+    if (!records && oe_buf_n(&s->pending) != 0)
+        (void)oe_io_flush(s, rd->fd, MSG_NOSIGNAL); /* the application's next write meets the error again */
+    return e == 0 ? FETCHED : failed(s, -e);
+}
+
+/* The peer's stream is at its end. */
+static enum outcome end(struct reading *rd)
+{
+    struct oe_sock *s = rd->s;
+    struct oe_sink forward = {.rest = &s->owed};
+    struct oe_flow flow = {.forward = &forward, .answer = &s->pending};
+    int e = oe_io_settle(s, OE_FROM_PEER, oe_conn_peer_end(&s->conn, &flow), &rd->report);
+    if (e != 0)
+        return failed(s, -e);
+    return oe_buf_n(&s->owed) != 0 ? FETCHED : END;
+}
+
+/* The application's own memory of this broker is asked before a probe could be sent. */
+static void ask_memory(struct oe_sock *s)
+{
+    char endpoint[OE_ENDPOINT_CHARS_MAX];
+
+    s->memory_asked = 1;
+    oe_names_endpoint(&s->address, s->host, endpoint, sizeof(endpoint));
+    s->conn.no_probe = oe_names_no_probe(endpoint);
+}
+
+/* One look at the kernel's queue. Nothing is owed. */
+static enum outcome fetch(struct reading *rd)
+{
+    struct oe_sock *s = rd->s;
+    struct oe_buf scratch = {0};
+    enum outcome outcome;
+    uint64_t deadline;
+    uint8_t *p = NULL;
+    size_t room = rd->flags & MSG_PEEK ? 0 : oe_vec_front(&rd->to, &p);
+    size_t kept = oe_conn_kept(&s->conn);
+    int direct = s->conn.phase == OE_PHASE_RECORDS && s->raw == 0 && room >= kept + DIRECT_BYTES_MIN;
+
+    if (oe_conn_waiting(&s->conn, &deadline))
+        return WAIT;
+    if (s->conn.phase == OE_PHASE_I_CONNACK && !s->memory_asked)
+        ask_memory(s);
+    if (oe_pool_get(&scratch) != OE_OK)
+        return failed(s, ENOMEM);
+    size_t ask = direct && room - kept < OE_BATCH_BYTES ? room - kept : OE_BATCH_BYTES;
+    long r = oe_sys_recv(rd->fd, scratch.p, ask, MSG_DONTWAIT | (direct ? 0 : MSG_PEEK));
+    rd->seen_empty = r < (long)ask;
+    if (r == -EAGAIN) {
+        outcome = EMPTY;
+    } else if (r < 0) {
+        outcome = r == -EINTR ? FETCHED : failed(s, (int)-r);
+    } else if (r == 0) {
+        outcome = end(rd);
+    } else {
+        outcome = push(rd, (struct oe_span){scratch.p, (size_t)r}, p, room);
+        if (!direct)
+            s->raw = (size_t)r; /* hand_over lets go of it at once if nothing is owed */
+    }
+    oe_pool_put(&scratch);
+    return outcome;
+}
+
+/* ---- waiting -------------------------------------------------------------------------------------------------------------------------- */
+
+static void unref_on_cancel(void *s)
+{
+    oe_fdtab_unref(s);
+}
+
+/* Waits for the kernel's queue as the application's own call would: O_NONBLOCK, SO_RCVTIMEO, signals and cancellation are the kernel's and
+ * libc's. 1: there is something, or the end; otherwise -errno. */
+static ssize_t wait_natively(struct reading *rd)
+{
+    uint8_t byte;
+    ssize_t r;
+
+    pthread_cleanup_push(unref_on_cancel, rd->s);
+    r = oe_real.recv(rd->fd, &byte, 1, MSG_PEEK | (rd->flags & MSG_DONTWAIT));
+    pthread_cleanup_pop(0);
+    return r < 0 ? -errno : 1;
+}
+
+/* What the call returns when it returns now, or 1: it goes on. Under the lock. */
+static ssize_t verdict(struct reading *rd, ssize_t *result)
+{
+    struct oe_sock *s = rd->s;
+    uint8_t *p;
+    int full = oe_vec_front(&rd->to, &p) == 0 || (rd->flags & MSG_PEEK);
+
+    *result = (ssize_t)rd->total;
+    if (rd->total != 0 && (full || (rd->seen_empty && !(rd->flags & MSG_WAITALL))))
+        return 0;
+    if (oe_vec_front(&rd->to, &p) == 0)
+        return 0;
+    if (s->rx_error != 0) {
+        if (rd->total == 0) {
+            *result = -s->rx_error;
+            s->rx_error = 0;
+        }
+        return 0;
+    }
+    if (atomic_load(&s->broken)) {
+        *result = rd->total != 0 ? *result : -ECONNRESET;
+        return 0;
+    }
+    if (oe_conn_transparent(&s->conn) && s->raw == 0 && oe_buf_n(&s->pending) == 0 && s->debt == 0) {
+        if (rd->total == 0) {
+            oe_fdtab_drop(rd->fd, s);
+            *result = OE_IO_PASS;
+        }
+        return 0;
+    }
+    return 1;
+}
+
+/* After a look that found nothing more. 1: look again, otherwise *result is the call's. */
+static int empty(struct reading *rd, ssize_t *result)
+{
+    *result = (ssize_t)rd->total;
+    if (rd->total != 0 && !(rd->flags & MSG_WAITALL))
+        return 0;
+    ssize_t r = wait_natively(rd);
+    if (r < 0 && rd->total == 0)
+        *result = r;
+    return r > 0;
+}
+
+ssize_t oe_io_read(struct oe_sock *s, int fd, struct oe_vec to, int flags)
+{
+    struct reading rd = {.s = s, .fd = fd, .flags = flags, .to = to};
+    ssize_t result;
+    int more = 1;
+
+    while (more) {
+        int e = oe_io_lock(s, OE_FROM_PEER, &rd.held);
+        if (e != 0)
+            return rd.total != 0 ? (ssize_t)rd.total : e;
+        hand_over(&rd);
+        more = (int)verdict(&rd, &result);
+        enum outcome outcome = more ? fetch(&rd) : FETCHED;
+        oe_io_unlock(s, rd.held);
+        switch (outcome) {
+        case FETCHED:
+        case FAILED: /* the verdict of the next round */
+            break;
+        case EMPTY:
+            more = empty(&rd, &result);
+            break;
+        case END:
+            result = (ssize_t)rd.total;
+            more = 0;
+            break;
+        case WAIT:
+            oe_io_wait_handshake(s, fd, &rd.report);
+            break;
+        }
+    }
+    oe_report_emit(&rd.report);
+    return result;
+}

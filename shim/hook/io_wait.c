@@ -1,0 +1,117 @@
+/*
+ * The initiator's wait for the answer to its probe: the only time the library waits inside a call. The held CONNACK stays in the kernel's queue, so
+ * poll() would return at once: a temporary epoll instance in edge-triggered mode tells when more comes.
+ */
+#include "io_private.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "../os/clock.h"
+#include "pool.h"
+#include "sys.h"
+
+/* Without an epoll instance (no descriptor left) the queue is looked at this often. */
+#define NAP_MS 5
+
+static int open_epoll(int fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLET};
+    long ep = OE_SYS3(SYS_epoll_create1, EPOLL_CLOEXEC, 0, 0);
+
+    if (ep >= 0 && OE_SYS6(SYS_epoll_ctl, ep, EPOLL_CTL_ADD, fd, &ev, 0, 0) != 0) {
+        OE_SYS3(SYS_close, ep, 0, 0);
+        return -1;
+    }
+    return (int)ep;
+}
+
+/* Waits up to ms; returns the events, 0 if none is known. */
+static uint32_t wait_epoll(int ep, uint64_t ms)
+{
+    struct epoll_event ev = {0};
+    struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
+
+    if (ep < 0) {
+        OE_SYS3(SYS_nanosleep, &nap, 0, 0);
+        return 0;
+    }
+    long n = OE_SYS6(SYS_epoll_pwait, ep, &ev, 1, ms, 0, 8);
+    return n == 1 ? ev.events : 0;
+}
+
+/* Both locks held: pushes what is new in the kernel's queue. Returns whether there was anything. */
+static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe_flow *flow, enum oe_status *st, int *gone)
+{
+    long r = oe_sys_recv(fd, scratch->p, OE_BATCH_BYTES, MSG_PEEK | MSG_DONTWAIT);
+    *gone = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
+    if (r < 0 && *gone) {
+        s->rx_error = (int)-r;
+        s->raw = 0;
+    }
+    if (r <= (long)s->raw)
+        return 0;
+    *st = oe_conn_push(&s->conn, OE_FROM_PEER, (struct oe_span){scratch->p + s->raw, (size_t)r - s->raw}, oe_clock_monotonic_ms(), flow);
+    s->raw = (size_t)r;
+    if (s->raw == OE_BATCH_BYTES) {
+        /* A peek sees no further. One byte is enough to keep the socket readable. */
+        oe_io_discard(fd, s->raw - 1);
+        s->raw = 1;
+    }
+    return 1;
+}
+
+/* One step of the wait, under both locks. Returns 1 while it goes on, and then *ms to wait at the most (0: look again at once). */
+static int step(struct oe_sock *s, int fd, uint32_t events, struct oe_buf *scratch, struct oe_report *report, uint64_t *ms)
+{
+    struct oe_sink forward = {.rest = &s->owed};
+    struct oe_flow flow = {.forward = &forward, .answer = &s->pending};
+    enum oe_status st = OE_OK;
+    uint64_t deadline, now = oe_clock_monotonic_ms();
+    int gone;
+
+    *ms = 0;
+    if (!oe_conn_waiting(&s->conn, &deadline))
+        return 0;
+    if (oe_io_owe(s) != OE_OK)
+        st = oe_conn_expire(&s->conn, &flow);
+    else if (!push_new(s, fd, scratch, &flow, &st, &gone)) {
+        if (gone || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+            st = oe_conn_peer_end(&s->conn, &flow);
+        else if (now >= deadline)
+            st = oe_conn_expire(&s->conn, &flow);
+        else
+            *ms = deadline - now;
+    }
+    (void)oe_io_settle(s, OE_FROM_PEER, st, report);
+    (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
+    return oe_conn_waiting(&s->conn, &deadline) && !atomic_load(&s->broken);
+}
+
+void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report)
+{
+    struct oe_buf scratch = {0};
+    int ep = open_epoll(fd), held, more = 1;
+    uint32_t events = 0;
+    uint64_t ms;
+
+    int memory = oe_pool_get(&scratch) == OE_OK;
+    while (more) {
+        if (oe_io_lock(s, OE_FROM_PEER, &held) != 0)
+            break;
+        if (!memory || atomic_load(&s->broken)) {
+            oe_report_broken(s, OE_REASON_MEMORY, report);
+            more = 0;
+        } else {
+            more = step(s, fd, events, &scratch, report, &ms);
+        }
+        oe_io_unlock(s, held);
+        if (more && ms != 0)
+            events |= wait_epoll(ep, ms); /* an end of stream is told once */
+    }
+    if (memory)
+        oe_pool_put(&scratch);
+    if (ep >= 0)
+        OE_SYS3(SYS_close, ep, 0, 0);
+}

@@ -1,0 +1,81 @@
+#include "life.h"
+
+#include <pthread.h>
+#include <sodium.h>
+
+#include "../os/keyfile.h"
+#include "fdtab.h"
+#include "names.h"
+#include "real.h"
+
+struct oe_life oe_life;
+
+static int identity_loaded;
+static int sodium_ready;
+static pthread_once_t crypto_once = PTHREAD_ONCE_INIT;
+
+/* ---- fork ----------------------------------------------------------------------------------------------------------------------------- */
+
+static void fork_prepare(void)
+{
+    oe_names_fork_prepare();
+    oe_fdtab_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+    oe_fdtab_fork_parent();
+    oe_names_fork_done();
+}
+
+static void fork_child(void)
+{
+    atomic_store(&oe_life.pid, (pid_t)OE_SYS3(SYS_getpid, 0, 0, 0));
+    oe_fdtab_fork_child();
+    oe_names_fork_done();
+}
+
+/* ---- start ---------------------------------------------------------------------------------------------------------------------------- */
+
+/* What needs the file system is read here: a daemon may be in a chroot, or have dropped its privileges, by its first connection. */
+__attribute__((constructor)) static void start(void)
+{
+    int saved = errno;
+    char why[512];
+
+    oe_real_init();
+    atomic_store(&oe_life.pid, (pid_t)OE_SYS3(SYS_getpid, 0, 0, 0));
+    enum oe_status st = oe_env_read(&oe_life.env, oe_life.why, sizeof(oe_life.why));
+    if (st == OE_OK)
+        oe_life.why[0] = '\0';
+    if (st == OE_OK && oe_life.env.state_dir[0] != '\0')
+        identity_loaded = oe_keyfile_load(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK;
+    pthread_atfork(fork_prepare, fork_parent, fork_child);
+    atomic_store(&oe_life.ready, 1);
+    errno = saved;
+}
+
+static void start_crypto(void)
+{
+    char why[1024] = "there is no state directory (set OE_MQTT_STATE)";
+
+    if (sodium_init() < 0) {
+        oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "libsodium does not start: connections stay as they are");
+        return;
+    }
+    sodium_ready = 1;
+    if (identity_loaded)
+        return;
+    if (oe_life.env.state_dir[0] != '\0' &&
+        oe_keyfile_load_or_create(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK)
+        return;
+    /* Policy prefer makes no new failures: encrypted with a key that nobody will know again is still better than plain. */
+    randombytes_buf(oe_life.identity.b, sizeof(oe_life.identity.b));
+    oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "no identity, this process uses one of its own: %s", why);
+}
+
+int oe_life_crypto(void)
+{
+    pthread_once(&crypto_once, start_crypto);
+    return sodium_ready ? 0 : -1;
+}

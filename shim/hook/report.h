@@ -1,0 +1,31 @@
+/* What is said about a connection, gathered under its locks and said outside them. */
+#ifndef OE_HOOK_REPORT_H
+#define OE_HOOK_REPORT_H
+
+#include "sock.h"
+
+struct oe_report {
+    int state;   /* the connection's state was decided */
+    int broken;  /* it broke */
+    int refused; /* the configuration refuses it */
+    enum oe_role role;
+    enum oe_mqtt version;
+    enum oe_security security;
+    enum oe_reason reason;
+    enum oe_reason broken_reason;
+    enum oe_remember remember;
+    struct oe_address address;
+    struct oe_public peer;
+    const char *host; /* of the socket, which the caller has a reference to */
+};
+
+/* Both locks are held, or the phase is OE_PHASE_RECORDS and one is: takes what has not been reported yet. */
+void oe_report_take(struct oe_sock *s, struct oe_report *r);
+
+/* A direction broke for reason. */
+void oe_report_broken(struct oe_sock *s, enum oe_reason reason, struct oe_report *r);
+
+/* Without locks: logs, and remembers what is to be remembered. errno is kept. */
+void oe_report_emit(const struct oe_report *r);
+
+#endif

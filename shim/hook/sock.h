@@ -1,0 +1,55 @@
+/* One tracked socket: a connection of the core, the bytes on their way in and out, and the locks. */
+#ifndef OE_HOOK_SOCK_H
+#define OE_HOOK_SOCK_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+#include "../core/conn.h"
+#include "share.h"
+
+/* The peer's address. */
+struct oe_address {
+    uint8_t ip[16];
+    uint16_t port;
+    uint8_t v6;
+};
+
+struct oe_sock {
+    _Atomic uint32_t refs; /* descriptors and calls under way; 0: dead. Memory of sockets is never unmapped, so refs may always be read */
+    _Atomic int broken;    /* reads and writes fail with ECONNRESET */
+    struct oe_sock *next;  /* in the list of dead or of free sockets */
+    uint64_t cookie;       /* SO_COOKIE: names the kernel's socket for good */
+    UT_hash_handle hh;     /* by cookie */
+    struct oe_conn conn;
+    struct oe_claim claim;
+    struct oe_address address;
+    char *host; /* the name the address was looked up by, or NULL; owned */
+
+    /* Lock order: rx, then tx. In OE_PHASE_RECORDS each guards its direction of conn; in every other phase both are held. None is held across a
+     * call that blocks or is a cancellation point. */
+    pthread_mutex_t rx;
+    pthread_mutex_t tx;
+
+    /* under rx */
+    struct oe_buf owed; /* plaintext that the application has not had yet */
+    size_t raw;         /* bytes at the front of the kernel's queue that conn has already seen */
+    int rx_error;       /* an errno to report on the next call */
+
+    /* under tx */
+    struct oe_buf pending; /* bytes for the wire that the kernel has not taken yet */
+    uint8_t debt;          /* bytes taken from the application and reported as not taken: 0 or 1 */
+    int tx_error;
+
+    /* under both */
+    uint8_t reported;
+    uint8_t memory_asked;
+    uint8_t remembered;
+    uint8_t broken_reported;
+};
+
+#endif

@@ -1,0 +1,21 @@
+/* How sockets come under watch and leave it. */
+#ifndef OE_HOOK_TRACK_H
+#define OE_HOOK_TRACK_H
+
+#include <sys/socket.h>
+
+#include "sock.h"
+
+/* fd has been connected, or is connecting, to peer. Does nothing if it is not a TCP socket. errno is kept. */
+void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n);
+
+/* fd came from accept. */
+void oe_track_accept(int fd);
+
+/* newfd is a duplicate of fd, or, if fd is not tracked, a new descriptor for something else. */
+void oe_track_dup(int fd, int newfd);
+
+/* The last look at a descriptor that is about to be closed or replaced; takes the slot's reference. */
+void oe_track_close(int fd);
+
+#endif

@@ -1,0 +1,249 @@
+/* oe-mqttctl: what operators ask OE-MQTT. One table of subcommands; each parses its own options. */
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <link.h>
+#include <sodium.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../shim/core/secret.h"
+#include "../shim/os/env.h"
+#include "../shim/os/keyfile.h"
+
+#define LIBRARY "liboe-mqtt.so"
+#define WHY_BYTES 1024U
+
+enum exit_status { DONE = 0, FAILED = 1, WRONG_USAGE = 2 };
+
+/* What messages begin with: the launcher's checks speak for the launcher. */
+static const char *speaker = "oe-mqttctl";
+
+static void __attribute__((format(printf, 1, 2))) complain(const char *format, ...)
+{
+    va_list list;
+    (void)fprintf(stderr, "%s: ", speaker);
+    va_start(list, format);
+    (void)vfprintf(stderr, format, list);
+    va_end(list);
+    (void)fputc('\n', stderr);
+}
+
+static int usage(const char *text)
+{
+    (void)fprintf(stderr, "usage: oe-mqttctl %s\n", text);
+    return WRONG_USAGE;
+}
+
+/* ---- check ---- */
+
+static const char check_usage[] = "check [-q] [--preloaded] [-c FILE]";
+
+struct check {
+    int preloaded; /* the launcher asks: under LD_PRELOAD, with the environment that the command will have */
+    int quiet;
+    const char *conf_file;
+};
+
+static int is_library(struct dl_phdr_info *info, size_t size, void *found)
+{
+    const char *slash = strrchr(info->dlpi_name, '/');
+    (void)size;
+    (void)found;
+    return slash != NULL && strcmp(slash + 1, LIBRARY) == 0;
+}
+
+/* OE_MQTT_CONFIG for this process, as an absolute path. */
+static int name_conf_file(const char *file)
+{
+    char path[PATH_MAX];
+    char directory[PATH_MAX] = "";
+    int n;
+
+    if (file[0] != '/' && getcwd(directory, sizeof(directory)) == NULL) {
+        complain("the working directory cannot be told: %s", strerror(errno));
+        return FAILED;
+    }
+    n = snprintf(path, sizeof(path), "%s%s%s", directory, file[0] != '/' ? "/" : "", file);
+    if (file[0] == '\0' || n < 0 || (size_t)n >= sizeof(path) || setenv("OE_MQTT_CONFIG", path, 1) != 0) {
+        complain("-c \"%.100s\" is not the name of a file", file);
+        return FAILED;
+    }
+    return DONE;
+}
+
+/* The identity: made if the launcher asks, else only looked at. A place that cannot be written is no error: every process then has an
+ * identity of its own. A key that is there and must not be used is one. */
+static int check_identity(const struct oe_env *env, const struct check *check)
+{
+    char why[WHY_BYTES] = "";
+    struct oe_secret secret;
+    enum oe_status status = check->preloaded ? oe_keyfile_load_or_create(env->state_dir, &secret, why, sizeof(why))
+                                             : oe_keyfile_load(env->state_dir, &secret, why, sizeof(why));
+    int missing = status == OE_SYSTEM && errno == ENOENT && env->state_dir[0] != '\0' && !check->preloaded;
+
+    oe_secret_wipe(&secret);
+    if (status == OE_OK || missing)
+        return DONE;
+    if (status != OE_SYSTEM) {
+        complain("%s", why);
+        return FAILED;
+    }
+    if (!check->quiet)
+        complain("warning: %s; each process uses an identity of its own", why);
+    return DONE;
+}
+
+static int check_all(const struct check *check)
+{
+    char why[WHY_BYTES];
+    struct oe_env env;
+    int result = DONE;
+
+    if (check->preloaded && !dl_iterate_phdr(is_library, NULL)) {
+        const char *preload = getenv("LD_PRELOAD");
+        complain("the library was not loaded (LD_PRELOAD=%s)", preload != NULL ? preload : "");
+        return FAILED;
+    }
+    if (oe_env_read(&env, why, sizeof(why)) != OE_OK) {
+        complain("%s", why);
+        result = FAILED;
+    } else {
+        result = check_identity(&env, check);
+    }
+    if (result == DONE && !check->preloaded && !check->quiet)
+        (void)printf("policy: %s%s\nhandshake-timeout: %lu ms\nrules: %zu\nstate directory: %s\n",
+                     oe_policy_name(env.conf.override ? env.conf.override_policy : env.conf.policy),
+                     env.conf.override ? " (OE_MQTT_POLICY)" : "", (unsigned long)env.conf.handshake_ms, env.conf.rules_n,
+                     env.state_dir[0] != '\0' ? env.state_dir : "none");
+    oe_env_free(&env);
+    return result;
+}
+
+static int check_main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"preloaded", no_argument, NULL, 'p'}, {"quiet", no_argument, NULL, 'q'}, {"config", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0}};
+    struct check check = {0};
+    int option;
+
+    while ((option = getopt_long(argc, argv, "+qc:", options, NULL)) != -1) {
+        if (option == 'p')
+            check.preloaded = 1;
+        else if (option == 'q')
+            check.quiet = 1;
+        else if (option == 'c')
+            check.conf_file = optarg;
+        else
+            return usage(check_usage);
+    }
+    if (optind != argc)
+        return usage(check_usage);
+    if (check.preloaded)
+        speaker = "oe-mqtt";
+    if (check.conf_file != NULL && name_conf_file(check.conf_file) != DONE)
+        return FAILED;
+    return check_all(&check);
+}
+
+/* ---- id ---- */
+
+static const char id_usage[] = "id";
+
+static int id_main(int argc, char **argv)
+{
+    static const struct option options[] = {{NULL, 0, NULL, 0}};
+    char fingerprint[OE_FINGERPRINT_CHARS + 1];
+    char why[WHY_BYTES];
+    struct oe_secret secret;
+    struct oe_public key;
+    struct oe_env env;
+    int result = FAILED;
+
+    if (getopt_long(argc, argv, "+", options, NULL) != -1 || optind != argc)
+        return usage(id_usage);
+    /* The identity does not depend on the configuration, so a wrong one is no reason not to show it; a wrong OE_MQTT_STATE is. */
+    if (oe_env_read(&env, why, sizeof(why)) != OE_OK && env.state_dir[0] == '\0') {
+        complain("%s", why);
+    } else if (oe_keyfile_load_or_create(env.state_dir, &secret, why, sizeof(why)) != OE_OK) {
+        complain("%s", why);
+    } else {
+        oe_secret_public(&secret, &key);
+        oe_secret_wipe(&secret);
+        oe_public_fingerprint(&key, fingerprint);
+        (void)puts(fingerprint);
+        result = DONE;
+    }
+    oe_env_free(&env);
+    return result;
+}
+
+/* ---- the table ---- */
+
+static const struct command {
+    const char *name;
+    const char *usage;
+    const char *help;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"check", check_usage, "check the configuration, the log setting and the identity", check_main},
+    {"id", id_usage, "print the fingerprint of this user's identity; make one if there is none", id_main},
+};
+
+#define COMMANDS_N (sizeof(commands) / sizeof(commands[0]))
+
+static void help(FILE *to)
+{
+    (void)fputs("usage: oe-mqttctl COMMAND [ARG...]\n       oe-mqttctl -h | --help | --version\n\ncommands:\n", to);
+    for (size_t i = 0; i < COMMANDS_N; i++)
+        (void)fprintf(to, "  %-36s %s\n", commands[i].usage, commands[i].help);
+}
+
+static int run(int argc, char **argv)
+{
+    static const struct option options[] = {{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {NULL, 0, NULL, 0}};
+    int option = getopt_long(argc, argv, "+hV", options, NULL);
+
+    if (option == 'h') {
+        help(stdout);
+        return DONE;
+    }
+    if (option == 'V') {
+        (void)puts("oe-mqttctl " OE_VERSION);
+        return DONE;
+    }
+    if (option != -1 || optind == argc) {
+        help(stderr);
+        return WRONG_USAGE;
+    }
+    argc -= optind;
+    argv += optind;
+    for (size_t i = 0; i < COMMANDS_N; i++) {
+        if (strcmp(commands[i].name, argv[0]) == 0) {
+            optind = 0; /* glibc: begin anew */
+            return commands[i].run(argc, argv);
+        }
+    }
+    complain("unknown command \"%.60s\"", argv[0]);
+    help(stderr);
+    return WRONG_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    int result;
+
+    if (sodium_init() < 0) {
+        complain("libsodium cannot be initialised");
+        return FAILED;
+    }
+    result = run(argc, argv);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        complain("standard output: %s", strerror(errno));
+        return FAILED;
+    }
+    return result;
+}
