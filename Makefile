@@ -51,7 +51,7 @@ core_o := $(patsubst %.c,$(O)/%.o,$(wildcard shim/core/*.c))
 os_o   := $(patsubst %.c,$(O)/%.o,$(wildcard shim/os/*.c))
 hook_o := $(patsubst %.c,$(O)/%.o,$(wildcard shim/hook/*.c))
 
-all: $(B)/libcore.a $(B)/libos.a $(B)/liboe-mqtt.so $(B)/oe-mqttctl
+all: $(B)/libcore.a $(B)/libos.a $(B)/liboe-mqtt.so $(B)/oe-mqttctl ## the library, the launcher's helper, libcore.a and libos.a
 
 $(O)/%.o: %.c
 	$(call say,CC,$<)
@@ -75,17 +75,144 @@ $(B)/oe-mqttctl: $(O)/tools/oe-mqttctl.o $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) -pie -o $@ $^ $(sodium_l) $(inih_l)
 
+# ---- what a newcomer runs ------------------------------------------------------------------------------------------------------------------
+deps: ## install the Debian packages that building, demo and check need (once, as root)
+	@tests/deps.sh base
+
+deps-ci: ## ... and those of asan, tsan, lint, fuzz, valgrind
+	@tests/deps.sh base ci
+
+deps-bench: ## ... and those of bench
+	@tests/deps.sh base bench
+
+demo: deps ## the main job, shown: stock mosquitto, mosquitto_sub and mosquitto_pub talk encrypted
+	@$(MAKE) --no-print-directory all
+	$(Q)$(PYTHON) tests/demo/demo.py
+
+check: deps ## all tests
+	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory unit preload interop
+
 # ---- tests -------------------------------------------------------------------------------------------------------------------------------
+# pytest: two workers, no cache files, a private temporary folder that is removed
+pytest = PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS)
+JOBS  ?= 2
+
 unit_src := $(wildcard tests/unit/test_*.c)
 unit_bin := $(patsubst tests/unit/%.c,$(B)/unit/%,$(unit_src))
+unit_lib := $(patsubst %.c,$(O)/%.o,$(filter-out $(unit_src),$(wildcard tests/unit/*.c)))
+fault_bin := $(patsubst tests/fault/%.c,$(B)/fault/%,$(wildcard tests/fault/test_*.c))
+preload_bin := $(patsubst tests/preload/%.c,$(B)/preload/%,$(wildcard tests/preload/*.c))
 
-$(B)/unit/%: $(O)/tests/unit/%.o $(B)/libos.a $(B)/libcore.a
+$(B)/unit/%: $(O)/tests/unit/%.o $(unit_lib) $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -pthread
 
-.PRECIOUS: $(O)/%.o
-.DELETE_ON_ERROR:
+# the allocators go through the test's wrappers
+$(B)/fault/%: $(O)/tests/fault/%.o $(unit_lib) $(B)/libos.a $(B)/libcore.a
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -pthread
+
+# programs that run under the library
+$(B)/preload/%: tests/preload/%.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(std) $(warn) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -o $@ $< -pthread -ldl
+
+unit: $(unit_bin) $(fault_bin) ## unit tests (Check)
+	@set -e; for t in $^; do $(RUN) $$t; done
+
+preload: all $(preload_bin) ## the library under real and under nasty programs
+	$(Q)$(pytest) tests/preload
+
+interop: all ## stock MQTT programs, an independent implementation, attackers
+	$(Q)$(pytest) tests/vectors tests/interop
+
+# ---- other builds ------------------------------------------------------------------------------------------------------------------------
+asan_flags := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+asan: ## unit tests and the library under stock programs with AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory VARIANT=asan OE_CFLAGS='$(asan_flags)' FORTIFY= all unit
+	@$(MAKE) --no-print-directory all $(preload_bin)
+	$(Q)OE_MQTT_LIBRARY=$(CURDIR)/build/asan/liboe-mqtt.so LD_PRELOAD_FIRST="$$($(CC) -print-file-name=libasan.so)" \
+	  $(pytest) tests/preload/test_sanitizers.py -k asan
+
+tsan: ## unit tests and threaded programs under the library with ThreadSanitizer
+	@$(MAKE) --no-print-directory VARIANT=tsan OE_CFLAGS='-fsanitize=thread' FORTIFY= all unit
+	$(Q)$(pytest) tests/preload/test_sanitizers.py -k tsan
+
+valgrind: $(unit_bin) ## unit tests under valgrind
+	@$(MAKE) --no-print-directory unit RUN='env CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 valgrind -q --error-exitcode=9 --leak-check=full'
+
+fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
+fuzz_bin := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(fuzz_src))
+FUZZ_SECONDS ?= 20
+build/fuzz/%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h shim/core/*.[ch] shim/os/*.[ch])
+	$(call say,FUZZ,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(std) $(warn) -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< \
+	  $(wildcard shim/core/*.c shim/os/*.c) $(sodium_l) $(inih_l)
+
+fuzz: $(fuzz_bin) ## each fuzzer for FUZZ_SECONDS
+	@set -e; for f in $(fuzz_bin); do name=$${f##*/fuzz_}; mkdir -p build/corpus/$$name; \
+	  printf '  FUZZ     %s for %s s\n' $$name $(FUZZ_SECONDS); \
+	  seeds=tests/fuzz/corpus/$$name; [ -d $$seeds ] || seeds=; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/ -print_final_stats=0 \
+	    build/corpus/$$name $$seeds >build/fuzz/$$name.log 2>&1 || { tail -40 build/fuzz/$$name.log; exit 1; }; \
+	  grep -m1 -oE 'Done [0-9]+ runs.*' build/fuzz/$$name.log; done
+
+coverage: ## line coverage of the unit tests, build/coverage/coverage.txt
+	@$(MAKE) --no-print-directory VARIANT=coverage OE_CFLAGS='--coverage -O0' FORTIFY= unit
+	@mkdir -p build/coverage && cd build/coverage && for f in core os; do \
+	  gcov -n -o obj/shim/$$f obj/shim/$$f/*.gcno 2>/dev/null | grep -A1 "^File 'shim/" ; done | paste - - - | tee coverage.txt
+
+bench: deps-bench ## ratios to plain MQTT and TLS: build/bench/bench.md, bench.svg (about 10 minutes)
+	@$(MAKE) --no-print-directory all
+	$(Q)$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+
+# ---- looks at the source -----------------------------------------------------------------------------------------------------------------
+c_src := $(wildcard shim/*/*.[ch] tools/*.c)
+
+lint: all ## layers, symbols, sizes, shell scripts, manual pages
+	$(Q)set -e; for f in tests/lint/*.sh; do sh $$f; done
+	$(Q)shellcheck tools/oe-mqtt tests/deps.sh tests/lint/*.sh .ci/run
+	$(Q)for m in docs/man/*; do out=$$(man --warnings -E UTF-8 -l -Tutf8 $$m 2>&1 >/dev/null); [ -z "$$out" ] || { echo "$$m: $$out"; exit 1; }; done
+
+format: ## clang-format the C sources
+	clang-format -i $(c_src)
+
+format-check: ## are they as clang-format would have them?
+	$(Q)clang-format --dry-run --Werror $(c_src)
+
+tidy: ## clang-tidy
+	$(Q)clang-tidy --quiet $(filter %.c,$(c_src)) -- $(std)
+
+compile_commands.json: $(filter %.c,$(c_src)) ## for clangd
+	$(Q)$(PYTHON) -c 'import json,os,sys; json.dump([{"directory":os.getcwd(),"file":f,"arguments":["cc"]+sys.argv[1].split()+["-c",f]} for f in sys.argv[2:]],open("$@","w"),indent=1)' '$(std)' $^
+
+# ---- install -----------------------------------------------------------------------------------------------------------------------------
+man_pages := $(wildcard docs/man/*.[15])
+install: all ## into $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(DOCDIR)
+	install -m 755 build/liboe-mqtt.so $(DESTDIR)$(LIBDIR)/liboe-mqtt.so
+	install -m 755 build/oe-mqttctl $(DESTDIR)$(BINDIR)/oe-mqttctl
+	sed -e 's|@LIBDIR@|$(LIBDIR)|g' -e 's|@BINDIR@|$(BINDIR)|g' tools/oe-mqtt >$(DESTDIR)$(BINDIR)/oe-mqtt
+	chmod 755 $(DESTDIR)$(BINDIR)/oe-mqtt
+	for m in $(man_pages); do install -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/; done
+	install -m 644 README.md LICENSE docs/PROTOCOL.md oe-mqtt.conf.example $(DESTDIR)$(DOCDIR)/
+
+uninstall: ## takes away what install put there; configuration and identity stay
+	rm -f $(DESTDIR)$(LIBDIR)/liboe-mqtt.so $(DESTDIR)$(BINDIR)/oe-mqttctl $(DESTDIR)$(BINDIR)/oe-mqtt
+	for m in $(notdir $(man_pages)); do rm -f $(DESTDIR)$(MANDIR)/man$${m##*.}/$$m; done
+	rm -rf $(DESTDIR)$(DOCDIR)
+
+dist: ## build/oe-mqtt-VERSION.tar.gz, unpacked, built and unit-tested
+	@mkdir -p build && git archive --prefix=oe-mqtt-$(VERSION)/ -o build/oe-mqtt-$(VERSION).tar.gz HEAD
+	@rm -rf build/dist && mkdir build/dist && tar -C build/dist -xzf build/oe-mqtt-$(VERSION).tar.gz
+	@$(MAKE) --no-print-directory -C build/dist/oe-mqtt-$(VERSION) all unit
+	@rm -rf build/dist
+	@ls -l build/oe-mqtt-$(VERSION).tar.gz
 
 help: ## this list
 	@grep -hE '^[a-z][a-z_. -]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -93,5 +220,7 @@ help: ## this list
 clean: ## remove everything that was built
 	rm -rf build
 
-.PHONY: all help clean
+.PRECIOUS: $(O)/%.o build/obj/%.o
+.DELETE_ON_ERROR:
+.PHONY: all help clean deps deps-ci deps-bench demo check unit preload interop asan tsan valgrind fuzz coverage bench lint format format-check tidy install uninstall dist
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

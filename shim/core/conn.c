@@ -3,69 +3,6 @@
 #include <sodium.h>
 #include <stdlib.h>
 
-const char *oe_reason_text(enum oe_reason reason)
-{
-    switch (reason) {
-    case OE_REASON_NONE:
-        return "";
-    case OE_REASON_HANDSHAKE_DONE:
-        return "encrypted; the peer's key is not verified";
-    case OE_REASON_NOT_MQTT:
-        return "not MQTT";
-    case OE_REASON_TLS:
-        return "TLS, passed through";
-    case OE_REASON_POLICY_OFF:
-        return "policy off";
-    case OE_REASON_POLICY_REFUSE:
-        return "the configuration cannot be used, so no MQTT is carried";
-    case OE_REASON_PEER_FIRST:
-        return "not MQTT: the other side spoke first";
-    case OE_REASON_MALFORMED:
-        return "malformed MQTT";
-    case OE_REASON_PIPELINED:
-        return "the application sent more before CONNACK";
-    case OE_REASON_CONNACK_REFUSED:
-        return "the broker refused the connection";
-    case OE_REASON_CONNACK_LARGE:
-        return "CONNACK is too large to be held";
-    case OE_REASON_PACKET_SIZE:
-        return "the broker's Maximum Packet Size is too small for the probe";
-    case OE_REASON_REMEMBERED_CLOSED:
-        return "not probed: this broker closed on a probe less than a day ago";
-    case OE_REASON_REMEMBERED_TIMEOUT:
-        return "not probed: this broker did not answer a probe less than a day ago";
-    case OE_REASON_NO_OE_MQTT:
-        return "the broker has no OE-MQTT";
-    case OE_REASON_TIMEOUT:
-        return "no answer to the probe in time";
-    case OE_REASON_PROBE_CLOSED:
-        return "the broker closed on the probe";
-    case OE_REASON_HELD_TOO_MUCH:
-        return "too much came before the answer to the probe";
-    case OE_REASON_NOT_PROBED:
-        return "the client has no OE-MQTT";
-    case OE_REASON_INITIATOR_GAVE_UP:
-        return "the client gave up the handshake";
-    case OE_REASON_BAD_MESSAGE3:
-        return "handshake message 3 is wrong";
-    case OE_REASON_BAD_UNSUBACK:
-        return "the handshake's UNSUBACK is wrong or missing";
-    case OE_REASON_HANDSHAKE_ENDED:
-        return "the connection ended in mid-handshake";
-    case OE_REASON_NOT_A_RECORD:
-        return "something else than a record came after the handshake";
-    case OE_REASON_BAD_TAG:
-        return "a record was altered, repeated or left out";
-    case OE_REASON_TRUNCATED:
-        return "the stream ended inside a record";
-    case OE_REASON_COUNTER:
-        return "the record counter is at its end";
-    case OE_REASON_MEMORY:
-        return "out of memory";
-    }
-    return "";
-}
-
 enum oe_status oe_conn_init(struct oe_conn *c, const struct oe_conn_setup *setup)
 {
     *c = (struct oe_conn){
@@ -148,128 +85,6 @@ enum oe_status oe_conn_move(struct oe_buf *b, struct oe_sink *to)
     if (st == OE_OK)
         oe_buf_free(b);
     return st;
-}
-
-/* ---- records -------------------------------------------------------------------------------------------------------------------------- */
-
-static enum oe_reason reason_of(enum oe_status st)
-{
-    switch (st) {
-    case OE_LIMIT:
-        return OE_REASON_COUNTER;
-    case OE_NOMEM:
-        return OE_REASON_MEMORY;
-    case OE_CRYPTO:
-        return OE_REASON_BAD_TAG;
-    case OE_MALFORMED:
-    case OE_OK:
-    case OE_MORE:
-    case OE_INVALID:
-    case OE_SYSTEM:
-        break;
-    }
-    return OE_REASON_NOT_A_RECORD;
-}
-
-/* One direction of the records is at its end; the other is under somebody else's lock. */
-static enum oe_status fail(struct oe_conn *c, enum oe_dir dir, enum oe_reason reason, enum oe_status st)
-{
-    c->failed[dir] = reason;
-    return st;
-}
-
-enum oe_reason oe_conn_why(const struct oe_conn *c, enum oe_dir dir)
-{
-    return c->phase == OE_PHASE_RECORDS ? c->failed[dir] : c->reason;
-}
-
-enum oe_status oe_conn_seal(struct oe_conn *c, struct oe_span in, struct oe_sink *to)
-{
-    size_t max = oe_record_plain_max(c->version);
-
-    while (in.n != 0) {
-        size_t n = in.n < max ? in.n : max;
-        size_t size = oe_record_bytes(c->version, n);
-        uint8_t *at = oe_sink_reserve(to, size);
-        if (at == NULL)
-            return fail(c, OE_FROM_APP, OE_REASON_MEMORY, OE_NOMEM);
-        enum oe_status st = oe_record_seal(&c->send, c->version, in.p, n, at);
-        if (st != OE_OK)
-            return fail(c, OE_FROM_APP, reason_of(st), st);
-        oe_sink_wrote(to, at, size);
-        in.p += n;
-        in.n -= n;
-    }
-    return OE_OK;
-}
-
-/* Opens the record at p, header_n and sealed_n bytes long, to forward. */
-static enum oe_status open_one(struct oe_conn *c, const uint8_t *sealed, size_t sealed_n, struct oe_sink *forward)
-{
-    size_t n = sealed_n - OE_TAG_BYTES;
-    uint8_t *at = oe_sink_reserve(forward, n);
-    if (at == NULL)
-        return OE_NOMEM;
-    enum oe_status st = oe_record_open(&c->receive, sealed, sealed_n, at);
-    if (st == OE_OK)
-        oe_sink_wrote(forward, at, n);
-    return st;
-}
-
-/* Completes the record whose front is in c->part with bytes of in. */
-static enum oe_status open_part(struct oe_conn *c, struct oe_span *in, struct oe_sink *forward)
-{
-    size_t header_n, sealed_n;
-    enum oe_status st;
-
-    for (;;) {
-        struct oe_span part = oe_buf_span(&c->part);
-        size_t missing = 1;
-        st = oe_record_header(part.p, part.n, c->version, &header_n, &sealed_n);
-        if (st == OE_OK) {
-            if (part.n == header_n + sealed_n)
-                break;
-            missing = header_n + sealed_n - part.n;
-        } else if (st != OE_MORE) {
-            return st;
-        }
-        if (in->n == 0)
-            return OE_OK;
-        size_t n = missing < in->n ? missing : in->n;
-        /* one allocation for the whole record once its size is known */
-        if (oe_buf_reserve(&c->part, missing) == NULL)
-            return OE_NOMEM;
-        if ((st = oe_buf_put(&c->part, in->p, n)) != OE_OK)
-            return st;
-        in->p += n;
-        in->n -= n;
-    }
-    st = open_one(c, oe_buf_span(&c->part).p + header_n, sealed_n, forward);
-    oe_buf_free(&c->part);
-    return st;
-}
-
-static enum oe_status open_records(struct oe_conn *c, struct oe_span in, struct oe_sink *forward)
-{
-    enum oe_status st = OE_OK;
-
-    if (oe_buf_n(&c->part) != 0)
-        st = open_part(c, &in, forward);
-    while (st == OE_OK && in.n != 0) {
-        size_t header_n, sealed_n;
-        st = oe_record_header(in.p, in.n, c->version, &header_n, &sealed_n);
-        if (st == OE_MORE || (st == OE_OK && in.n < header_n + sealed_n)) {
-            st = oe_buf_put(&c->part, in.p, in.n);
-            break;
-        }
-        if (st == OE_OK)
-            st = open_one(c, in.p + header_n, sealed_n, forward);
-        if (st == OE_OK) {
-            in.p += header_n + sealed_n;
-            in.n -= header_n + sealed_n;
-        }
-    }
-    return st == OE_OK ? OE_OK : fail(c, OE_FROM_PEER, reason_of(st), st);
 }
 
 /* ---- from the application ------------------------------------------------------------------------------------------------------------- */
@@ -485,7 +300,7 @@ static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t n
             if (c->hs != NULL)
                 st = release(c, flow);
             if (st == OE_OK)
-                st = open_records(c, rest, flow->forward);
+                st = oe_conn_open(c, rest, flow->forward);
             taken = rest.n;
             break;
         case OE_PHASE_PLAIN:
@@ -542,7 +357,7 @@ enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
     case OE_PHASE_R_MESSAGE3:
         return oe_conn_go_broken(c, OE_REASON_HANDSHAKE_ENDED, OE_CRYPTO);
     case OE_PHASE_RECORDS:
-        return oe_buf_n(&c->part) == 0 ? OE_OK : fail(c, OE_FROM_PEER, OE_REASON_TRUNCATED, OE_CRYPTO);
+        return oe_buf_n(&c->part) == 0 ? OE_OK : oe_conn_fail(c, OE_FROM_PEER, OE_REASON_TRUNCATED, OE_CRYPTO);
     case OE_PHASE_I_CONNACK:
     case OE_PHASE_I_LATE:
     case OE_PHASE_R_FIRST:
@@ -557,6 +372,11 @@ enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
         break;
     }
     return OE_CRYPTO;
+}
+
+enum oe_reason oe_conn_why(const struct oe_conn *c, enum oe_dir dir)
+{
+    return c->phase == OE_PHASE_RECORDS ? c->failed[dir] : c->reason;
 }
 
 int oe_conn_waiting(const struct oe_conn *c, uint64_t *deadline_ms)

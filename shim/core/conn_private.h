@@ -57,8 +57,12 @@ void oe_conn_go_plain(struct oe_conn *c, enum oe_reason reason);
 void oe_conn_go_records(struct oe_conn *c);
 enum oe_status oe_conn_go_broken(struct oe_conn *c, enum oe_reason reason, enum oe_status st);
 
-/* Seals n bytes into records at to. */
+/* Seals in into records at to. Opens the records in in, of which the first may have begun and the last may end elsewhere, to forward. */
 enum oe_status oe_conn_seal(struct oe_conn *c, struct oe_span in, struct oe_sink *to);
+enum oe_status oe_conn_open(struct oe_conn *c, struct oe_span in, struct oe_sink *forward);
+
+/* One direction of the records is at its end; the other is under somebody else's lock. Returns st. */
+enum oe_status oe_conn_fail(struct oe_conn *c, enum oe_dir dir, enum oe_reason reason, enum oe_status st);
 
 /* Moves all of b to the end of a sink. */
 enum oe_status oe_conn_move(struct oe_buf *b, struct oe_sink *to);

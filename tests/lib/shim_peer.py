@@ -1,0 +1,177 @@
+#!/usr/bin/python3
+"""Raw MQTT clients, or a raw MQTT server, to be run under the library: many connections in one process, every byte reported.
+
+shim_peer.py client   job (JSON) on standard input; see client()
+shim_peer.py server   port on the first line of standard output, report (JSON) on the second when standard input ends
+Standard library only.
+"""
+
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import mqtt  # noqa: E402
+
+
+def first_of(data, kind):
+    """Whether data, whole packets from the front, has one of this kind."""
+    try:
+        packets, _ = mqtt.split_packets(data)
+    except mqtt.Malformed:
+        return False
+    return any(p[0] >> 4 == kind for p in packets)
+
+
+def end_word(error):
+    return errno.errorcode.get(error.errno, type(error).__name__)
+
+
+def client(job):
+    """job: connections [{port, id, blocking, banner}], version, auth (run an AUTH exchange), send (hex: sent after CONNACK), then (hex:
+    sent after that when `then_after` bytes have come), stop_after (bytes: shut down output then), limit (seconds), parallel."""
+    gate = threading.Semaphore(job.get("parallel", 64))
+    results = [None] * len(job["connections"])
+    threads = [threading.Thread(target=client_thread, args=(job, n, results, gate), daemon=True) for n in range(len(results))]
+    for t in threads:
+        t.start()
+    end = time.monotonic() + job["total"]
+    for t in threads:
+        t.join(max(0.0, end - time.monotonic()))
+    return results
+
+
+def client_thread(job, n, results, gate):
+    with gate:
+        result = {"id": job["connections"][n]["id"], "data": bytearray(), "end": "running", "sent": False}
+        results[n] = result
+        start = time.monotonic()
+        try:
+            client_one(job, job["connections"][n], result)
+        except OSError as error:
+            result["end"] = "timeout" if isinstance(error, socket.timeout) else end_word(error)
+        result["seconds"] = time.monotonic() - start
+
+
+def client_one(job, want, result):
+    version = job["version"]
+    with socket.create_connection(("127.0.0.1", want["port"]), 10) as s:
+        s.settimeout(None if want.get("blocking") else job["limit"])
+        data = result["data"]
+        if want.get("banner"):
+            data += s.recv(4096)
+        props = mqtt.auth_properties("fake", b"1") if job.get("auth") else b""
+        s.sendall(mqtt.connect(version, want["id"], props=props))
+        todo = [bytes.fromhex(x) for x in (job.get("send", ""), job.get("then", "")) if x]
+        authed = not job.get("auth")
+        while True:
+            got = s.recv(65536)
+            if not got:
+                result["end"] = "eof"
+                return
+            data += got
+            if not authed and first_of(data, mqtt.AUTH):
+                s.sendall(mqtt.auth(0x18, mqtt.auth_properties("fake", b"2")))
+                authed = True
+            if todo and not result["sent"] and first_of(data, mqtt.CONNACK):
+                s.sendall(todo.pop(0))
+                result["sent"] = True
+            elif todo and result["sent"] and len(data) >= job["then_after"]:
+                s.sendall(todo.pop(0))
+            if job.get("stop_after") and len(data) >= job["stop_after"]:
+                s.shutdown(socket.SHUT_WR)
+
+
+def server():
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(512)
+    print(listener.getsockname()[1], flush=True)
+    results = []
+    threading.Thread(target=server_accept, args=(listener, results), daemon=True).start()
+    sys.stdin.buffer.read()
+    end = time.monotonic() + 3
+    while time.monotonic() < end and any(r["end"] == "running" for r in results):
+        time.sleep(0.01)
+    return results
+
+
+def server_accept(listener, results):
+    while True:
+        sock, _ = listener.accept()
+        result = {"data": bytearray(), "end": "running"}
+        results.append(result)
+        threading.Thread(target=server_thread, args=(sock, result), daemon=True).start()
+
+
+def server_thread(sock, result):
+    """CONNECT: (AUTH and, on the client's AUTH,) CONNACK, PUBLISH down. PUBLISH up: PUBLISH echo. Nothing else is answered."""
+    start = time.monotonic()
+    try:
+        with sock:
+            server_one(sock, result)
+    except OSError as error:
+        result["end"] = end_word(error)
+    result["seconds"] = time.monotonic() - start
+
+
+def server_one(sock, result):
+    data, at, version, mangled = result["data"], 0, None, False
+    while True:
+        got = sock.recv(65536)
+        if not got:
+            result["end"] = "eof"
+            return
+        data += got
+        while not mangled:
+            try:
+                header = mqtt.parse_header(data[at:at + 5])
+            except mqtt.Malformed:
+                mangled = True
+                break
+            if header is None or len(data) - at < header[2]:
+                break
+            raw, at = bytes(data[at:at + header[2]]), at + header[2]
+            try:
+                version = server_packet(sock, raw, version)
+            except (IndexError, mqtt.Malformed):
+                mangled = True
+
+
+def server_packet(sock, raw, version):
+    kind = raw[0] >> 4
+    if kind == mqtt.CONNECT and version is None:
+        fields = mqtt.parse_connect(raw)
+        version = fields["version"]
+        if fields["props"].startswith(b"\x15"):
+            sock.sendall(mqtt.auth(0x18, mqtt.auth_properties("fake", b"s")))
+        else:
+            sock.sendall(mqtt.connack(version))
+            sock.sendall(mqtt.publish(version, "down", b"marker-down"))
+    elif kind == mqtt.AUTH and version == mqtt.V5:
+        sock.sendall(mqtt.connack(version))
+        sock.sendall(mqtt.publish(version, "down", b"marker-down"))
+    elif kind == mqtt.PUBLISH and version and mqtt.parse_publish(version, raw)[0] == b"up":
+        sock.sendall(mqtt.publish(version, "echo", mqtt.parse_publish(version, raw)[1]))
+    return version
+
+
+def main():
+    if sys.argv[1:] == ["client"]:
+        results = client(json.loads(sys.stdin.read()))
+    elif sys.argv[1:] == ["server"]:
+        results = server()
+    else:
+        sys.exit(__doc__)
+    print(json.dumps([r and dict(r, data=bytes(r["data"]).hex()) for r in results]), flush=True)
+    os._exit(0)  # threads that hang are reported, not waited for
+
+
+if __name__ == "__main__":
+    main()
