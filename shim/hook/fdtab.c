@@ -6,6 +6,11 @@
 #include "pool.h"
 #include "sys.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#define OE_LSAN
+#endif
+
 _Atomic(struct oe_fd_page *) oe_fd_pages[OE_FD_PAGES];
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -16,7 +21,12 @@ static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cl
 static void *map(size_t n)
 {
     long p = OE_SYS6(SYS_mmap, 0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p < 0 && p > -4096 ? NULL : (void *)p;
+    if (p < 0 && p > -4096)
+        return NULL;
+#ifdef OE_LSAN
+    __lsan_register_root_region((void *)p, n); /* what these objects own is no leak */
+#endif
+    return (void *)p;
 }
 
 /* ---- references ----------------------------------------------------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include "fdtab.h"
 #include "life.h"
 #include "pool.h"
 #include "real.h"
@@ -116,6 +117,14 @@ int oe_io_is_nonblocking(int fd, int flags)
         return 1;
     long mode = OE_SYS3(SYS_fcntl, fd, F_GETFL, 0);
     return mode >= 0 && (mode & O_NONBLOCK) != 0;
+}
+
+ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result)
+{
+    if (result != -ENOTSOCK)
+        return result;
+    oe_fdtab_drop(fd, s);
+    return OE_IO_PASS;
 }
 
 void oe_io_discard(int fd, size_t n)

@@ -25,6 +25,10 @@ int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct o
 
 int oe_io_is_nonblocking(int fd, int flags);
 
+/* A result of ENOTSOCK means that the descriptor was closed by a way that is not hooked and is something else now: the slot is emptied and the call
+ * passes. Any other result stays. */
+ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result);
+
 /* What is kept in the kernel's queue although it has been seen is taken out: n bytes. */
 void oe_io_discard(int fd, size_t n);
 

@@ -49,7 +49,8 @@ static void hand_over(struct reading *rd)
     while (done < oe_buf_n(&s->owed) && (room = oe_vec_front(to, &p)) != 0) {
         struct oe_span owed = oe_buf_span(&s->owed);
         size_t n = owed.n - done < room ? owed.n - done : room;
-        memcpy(p, owed.p + done, n);
+        if (!(rd->flags & MSG_TRUNC)) /* on TCP: take and throw away */
+            memcpy(p, owed.p + done, n);
         oe_vec_advance(to, n);
         done += n;
     }
@@ -122,7 +123,7 @@ static enum outcome fetch(struct reading *rd)
     enum outcome outcome;
     uint64_t deadline;
     uint8_t *p = NULL;
-    size_t room = rd->flags & MSG_PEEK ? 0 : oe_vec_front(&rd->to, &p);
+    size_t room = rd->flags & (MSG_PEEK | MSG_TRUNC) ? 0 : oe_vec_front(&rd->to, &p);
     size_t kept = oe_conn_kept(&s->conn);
     int direct = s->conn.phase == OE_PHASE_RECORDS && s->raw == 0 && room >= kept + DIRECT_BYTES_MIN;
 
@@ -246,5 +247,5 @@ ssize_t oe_io_read(struct oe_sock *s, int fd, struct oe_vec to, int flags)
         }
     }
     oe_report_emit(&rd.report);
-    return result;
+    return oe_io_stale(s, fd, result);
 }

@@ -2,6 +2,8 @@
 #include "io_private.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -72,6 +74,24 @@ static enum outcome failed(struct writing *wr, int error)
     return FAILED;
 }
 
+/* Message 3 gets no answer but an acknowledgement, which the peer's kernel delays for 40 ms, and Nagle's algorithm would keep the first record
+ * back for as long. TCP_NODELAY for this one write gets it out; the application's setting stays. */
+static int flush_first(struct oe_sock *s, int fd, int flags)
+{
+    int on = 1, was = 1;
+    socklen_t n = sizeof(was);
+
+    s->first_record = 0;
+    if (OE_SYS6(SYS_getsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &was, &n, 0) != 0)
+        was = 1;
+    if (was == 0)
+        OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on), 0);
+    int e = oe_io_flush(s, fd, flags);
+    if (was == 0)
+        OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &was, sizeof(was), 0);
+    return e;
+}
+
 /* Pushes the next bytes into the connection and what comes out into the kernel. */
 static enum outcome push(struct writing *wr)
 {
@@ -93,7 +113,8 @@ static enum outcome push(struct writing *wr)
         return failed(wr, -e);
     oe_vec_advance(&wr->from, flow.taken);
     wr->total += flow.taken;
-    if ((e = oe_io_flush(s, wr->fd, wr->flags)) != 0)
+    e = s->first_record ? flush_first(s, wr->fd, wr->flags) : oe_io_flush(s, wr->fd, wr->flags);
+    if (e != 0)
         return failed(wr, -e);
     return flow.taken != 0 || batch.n == 0 ? TAKEN : OPEN;
 }
@@ -246,5 +267,5 @@ ssize_t oe_io_write(struct oe_sock *s, int fd, struct oe_vec from, int flags)
         }
     }
     oe_report_emit(&wr.report);
-    return result;
+    return oe_io_stale(s, fd, result);
 }

@@ -44,6 +44,7 @@ struct oe_sock {
     struct oe_buf pending; /* bytes for the wire that the kernel has not taken yet */
     uint8_t debt;          /* bytes taken from the application and reported as not taken: 0 or 1 */
     int tx_error;
+    uint8_t first_record; /* initiator: message 3 may be unacknowledged, the next bytes must not wait for that */
 
     /* under both */
     uint8_t reported;

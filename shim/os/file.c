@@ -85,8 +85,13 @@ enum oe_status oe_file_make_dir(const char *path)
         if (part[i] != '/' && part[i] != '\0')
             continue;
         part[i] = '\0';
-        if (mkdir(part, 0700) != 0 && errno != EEXIST && is_dir(part) != OE_OK)
-            return OE_SYSTEM;
+        if (mkdir(part, 0700) != 0 && errno != EEXIST) {
+            int saved = errno; /* a directory that is there can be reached even if it could not be made, on a read-only disk say */
+            if (is_dir(part) != OE_OK) {
+                errno = saved;
+                return OE_SYSTEM;
+            }
+        }
         part[i] = path[i];
     }
     return is_dir(path);
