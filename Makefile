@@ -199,7 +199,7 @@ install: all ## into $(DESTDIR)$(PREFIX)
 	install -m 755 build/oe-mqttctl $(DESTDIR)$(BINDIR)/oe-mqttctl
 	sed -e 's|@LIBDIR@|$(LIBDIR)|g' -e 's|@BINDIR@|$(BINDIR)|g' tools/oe-mqtt >$(DESTDIR)$(BINDIR)/oe-mqtt
 	chmod 755 $(DESTDIR)$(BINDIR)/oe-mqtt
-	for m in $(man_pages); do install -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/; done
+	for m in $(man_pages); do to=$(DESTDIR)$(MANDIR)/man$${m##*.}/$${m##*/}; sed 's|/etc/oe-mqtt|$(SYSCONFDIR)|g' $$m >$$to && chmod 644 $$to; done
 	install -m 644 README.md LICENSE docs/PROTOCOL.md oe-mqtt.conf.example $(DESTDIR)$(DOCDIR)/
 
 uninstall: ## takes away what install put there; configuration and identity stay

@@ -125,8 +125,10 @@ static int check_all(const struct check *check)
 
 static int check_main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"preloaded", no_argument, NULL, 'p'}, {"quiet", no_argument, NULL, 'q'}, {"config", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"preloaded", no_argument, NULL, 'p'},
+                                            {"quiet", no_argument, NULL, 'q'},
+                                            {"config", required_argument, NULL, 'c'},
+                                            {NULL, 0, NULL, 0}};
     struct check check = {0};
     int option;
 
@@ -205,7 +207,7 @@ static void help(FILE *to)
 static int run(int argc, char **argv)
 {
     static const struct option options[] = {{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {NULL, 0, NULL, 0}};
-    int option = getopt_long(argc, argv, "+hV", options, NULL);
+    int option = getopt_long(argc, argv, "+h", options, NULL);
 
     if (option == 'h') {
         help(stdout);

@@ -74,7 +74,7 @@ enum oe_status oe_policy_host(const char *text, char out[OE_HOST_CHARS_MAX + 1])
         if (!is_name_char(copy[i]))
             return OE_INVALID;
     }
-    if (n == 0)
+    if (n == 0 || copy[0] == '.' || copy[n - 1] == '.' || strstr(copy, "..") != NULL)
         return OE_INVALID;
     if (strspn(copy, "0123456789.") == n && inet_pton(AF_INET, copy, &v4) != 1)
         return OE_INVALID;

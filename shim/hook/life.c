@@ -55,6 +55,18 @@ __attribute__((constructor)) static void start(void)
     errno = saved;
 }
 
+int oe_life_no_cancel(void)
+{
+    int before = PTHREAD_CANCEL_ENABLE;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    return before;
+}
+
+void oe_life_cancel(int before)
+{
+    pthread_setcancelstate(before, NULL);
+}
+
 static void start_crypto(void)
 {
     char why[1024] = "there is no state directory (set OE_MQTT_STATE)";
@@ -76,6 +88,8 @@ static void start_crypto(void)
 
 int oe_life_crypto(void)
 {
+    int cancel = oe_life_no_cancel();
     pthread_once(&crypto_once, start_crypto);
+    oe_life_cancel(cancel);
     return sodium_ready ? 0 : -1;
 }

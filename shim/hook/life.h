@@ -21,6 +21,10 @@ extern struct oe_life oe_life;
 /* libsodium and the identity, from the first connection on. Not 0: no cryptography, nothing can be tracked. */
 int oe_life_crypto(void);
 
+/* Around calls into shim/os that have cancellation points, where locks or descriptors are held. */
+int oe_life_no_cancel(void);
+void oe_life_cancel(int before);
+
 /* Whether this is a vfork child (or another process that shares or copied this memory without fork's handlers): it runs our hooks in its parent's
  * memory and must not change what belongs to the parent. */
 static inline int oe_life_foreign(void)

@@ -168,9 +168,11 @@ void oe_names_remember(const char *endpoint, enum oe_remember why)
     pthread_mutex_lock(&names_lock);
     remember_here(endpoint, why, now + OE_NO_PROBE_SECONDS);
     pthread_mutex_unlock(&names_lock);
-    if (oe_life.env.state_dir[0] != '\0')
-        (void)oe_noprobe_remember(oe_life.env.state_dir, endpoint,
-                                  why == OE_REMEMBER_CLOSED ? OE_NOPROBE_CLOSED : OE_NOPROBE_TIMEOUT, now);
+    if (oe_life.env.state_dir[0] == '\0')
+        return;
+    int cancel = oe_life_no_cancel();
+    (void)oe_noprobe_remember(oe_life.env.state_dir, endpoint, why == OE_REMEMBER_CLOSED ? OE_NOPROBE_CLOSED : OE_NOPROBE_TIMEOUT, now);
+    oe_life_cancel(cancel);
 }
 
 enum oe_reason oe_names_no_probe(const char *endpoint)
@@ -185,7 +187,9 @@ enum oe_reason oe_names_no_probe(const char *endpoint)
         why = b->why;
     pthread_mutex_unlock(&names_lock);
     if (why == OE_REMEMBER_NOTHING && oe_life.env.state_dir[0] != '\0') {
+        int cancel = oe_life_no_cancel();
         enum oe_noprobe_reason r = oe_noprobe_lookup(oe_life.env.state_dir, endpoint, now);
+        oe_life_cancel(cancel);
         if (r != OE_NOPROBE_NONE)
             why = r == OE_NOPROBE_CLOSED ? OE_REMEMBER_CLOSED : OE_REMEMBER_TIMEOUT;
     }

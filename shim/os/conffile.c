@@ -113,7 +113,8 @@ static enum oe_status read_header(struct source *s, const char *line, size_t n)
     for (int quoted = 0; end < n && (quoted || line[end] != ']'); end++)
         quoted ^= line[end] == '"';
     if (end == n)
-        return fail(s, OE_INVALID, "a section without its closing quote or ']'; allowed: [link], [connect \"HOST:PORT\"], [accept \"PORT\"]");
+        return fail(s, OE_INVALID,
+                    "a section without its closing quote or ']'; allowed: [link], [connect \"HOST:PORT\"], [accept \"PORT\"]");
     if (end - 1 > HEADER_CHARS_MAX)
         return fail(s, OE_INVALID, "the section is too long; allowed: 320 characters between '[' and ']'");
     memcpy(header, line + 1, end - 1);
@@ -136,7 +137,7 @@ static char *read_line(char *out, int out_n, void *stream)
     int given;
 
     if (s->expected)
-        (void)fail(s, OE_INVALID, "libinih does not understand the line");
+        (void)fail(s, OE_INVALID, "the line cannot be understood; allowed: NAME = VALUE");
     if (s->status != OE_OK || !next_line(s, &line, &n) || check_bytes(s, line, n) != OE_OK)
         return NULL;
     trim(&line, &n);
@@ -161,7 +162,7 @@ static char *read_line(char *out, int out_n, void *stream)
         given = snprintf(out, (size_t)out_n, "%.*s\n", (int)n, line);
     }
     if (given < 0 || given >= out_n) {
-        (void)fail(s, OE_INVALID, "the line is too long for libinih");
+        (void)fail(s, OE_INVALID, "the line is too long for libinih; allowed: 190 characters");
         return NULL;
     }
     return out;
@@ -180,7 +181,7 @@ static int take_key(void *user, const char *section, const char *name, const cha
     if (s->section > 0)
         (void)snprintf(ordinal, sizeof(ordinal), "%u", s->section);
     if (!s->expected || strcmp(section, ordinal) != 0 || name == NULL || value == NULL) {
-        (void)fail(s, OE_INVALID, "libinih does not understand the line");
+        (void)fail(s, OE_INVALID, "the line cannot be understood; allowed: NAME = VALUE");
         return 0;
     }
     s->expected = 0;
@@ -202,7 +203,7 @@ enum oe_status oe_conffile_parse(const char *name, const char *text, size_t n, s
     if (result == -2)
         (void)fail(&s, OE_NOMEM, "out of memory");
     else if (result != 0 || s.expected)
-        (void)fail(&s, OE_INVALID, "libinih does not understand the line");
+        (void)fail(&s, OE_INVALID, "the line cannot be understood; allowed: NAME = VALUE");
     return s.status;
 }
 

@@ -63,8 +63,7 @@ static enum oe_status read_conf(struct oe_conf *conf, char *why, size_t why_n)
     enum oe_status status;
 
     if (path != NULL)
-        return path[0] == '/' ? oe_conffile_read(path, conf, why, why_n)
-                              : wrong("OE_MQTT_CONFIG", path, "an absolute path", why, why_n);
+        return path[0] == '/' ? oe_conffile_read(path, conf, why, why_n) : wrong("OE_MQTT_CONFIG", path, "an absolute path", why, why_n);
     status = oe_conffile_read(CONF_FILE, conf, why, why_n);
     if (status == OE_SYSTEM && (errno == ENOENT || errno == ENOTDIR)) {
         oe_conf_free(conf);

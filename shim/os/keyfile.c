@@ -63,8 +63,8 @@ static enum oe_status check_access(int dir, int fd, const char *path, char *why,
     if (!S_ISREG(file.st_mode))
         return fail(OE_INVALID, path, "not a regular file; remove it, a new identity is made at the next start", why, why_n);
     if ((file.st_mode & 077) != 0) {
-        (void)snprintf(message, sizeof(message), "mode %04o lets others at the secret key; run: chmod 600 %s", (unsigned)file.st_mode & 07777,
-                       path);
+        (void)snprintf(message, sizeof(message), "mode %04o lets others at the secret key; run: chmod 600 %s",
+                       (unsigned)file.st_mode & 07777, path);
         return fail(OE_INVALID, path, message, why, why_n);
     }
     if (file.st_uid != geteuid() && file.st_uid != 0 && file.st_uid != directory.st_uid) {

@@ -66,10 +66,11 @@ enum oe_status oe_log_parse(struct oe_log *log, const char *text, char *why, siz
         new.target = OE_LOG_TO_FILE;
         memcpy(new.path, text, n);
     } else {
-        (void)snprintf(why, why_n,
-                       "OE_MQTT_LOG: \"%.100s\" is wrong; allowed: none, or TARGET[:LEVEL] with TARGET stderr, syslog or /ABSOLUTE/FILE and "
-                       "LEVEL error, info or debug",
-                       text);
+        (void)snprintf(
+            why, why_n,
+            "OE_MQTT_LOG: \"%.100s\" is wrong; allowed: none, or TARGET[:LEVEL] with TARGET stderr, syslog or /ABSOLUTE/FILE and "
+            "LEVEL error, info or debug",
+            text);
         if (why_n > 0)
             oe_file_one_line(why);
         return OE_INVALID;
@@ -116,7 +117,8 @@ static void timestamp(char out[16])
     day -= year * 365;
     month = (5 * day + 2) / 153; /* March is 0 */
     day -= (153 * month + 2) / 5;
-    (void)snprintf(out, 16, "%s %2u %02u:%02u:%02u", months[(month + 2) % 12], (day + 1) % 100, second / 3600 % 24, second / 60 % 60, second % 60);
+    (void)snprintf(out, 16, "%s %2u %02u:%02u:%02u", months[(month + 2) % 12], (day + 1) % 100, second / 3600 % 24, second / 60 % 60,
+                   second % 60);
 }
 
 static void to_syslog(const char *path, unsigned severity, const char *line, size_t n)

@@ -139,12 +139,12 @@ enum oe_noprobe_reason oe_noprobe_lookup(const char *state_dir, const char *endp
 }
 
 /* Writes the new file: what still counts of the old text, at most LINES_MAX - 1 lines of it, the newest, and then the new line. */
-static enum oe_status write_new(int dir, const char *old, size_t old_n, const char *endpoint, const char *new, size_t new_n, int64_t now)
+static enum oe_status write_new(int dir, const char *old, size_t old_n, const char *endpoint, const char *new, int64_t now)
 {
     enum oe_status status = OE_OK;
     const char *p = old;
     struct line line;
-    size_t kept = 0, used = 0;
+    size_t kept = 0, used = 0, new_n = strlen(new);
     char *text = malloc(old_n + new_n);
     int fd = -1;
 
@@ -203,14 +203,13 @@ enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, 
     int dir = -1, locked = -1;
     char *text = NULL;
     size_t n = 0;
-    int line_n;
 
     if (endpoint_n == 0 || endpoint_n > OE_ENDPOINT_CHARS_MAX || reason == OE_NOPROBE_NONE || now < 0 || now > INT64_C(1) << 40)
         return OE_INVALID;
     for (size_t i = 0; i < endpoint_n; i++)
         if (endpoint[i] <= ' ' || endpoint[i] == 0x7F)
             return OE_INVALID;
-    line_n = snprintf(line, sizeof(line), "%s %lld %s\n", endpoint, (long long)now + OE_NO_PROBE_SECONDS, reasons[reason]);
+    (void)snprintf(line, sizeof(line), "%s %lld %s\n", endpoint, (long long)now + OE_NO_PROBE_SECONDS, reasons[reason]);
     if (oe_file_make_dir(state_dir) != OE_OK)
         return OE_SYSTEM;
     dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -220,7 +219,7 @@ enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, 
     status = read_file(state_dir, &text, &n);
     if (status != OE_OK)
         goto out;
-    status = write_new(dir, text != NULL ? text : "", n, endpoint, line, (size_t)line_n, now);
+    status = write_new(dir, text != NULL ? text : "", n, endpoint, line, now);
 out:
     free(text);
     if (locked >= 0) {

@@ -115,9 +115,14 @@ static const struct wrong {
     {"[connect \"300.0.0.1\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
     {"[connect \"127.1\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
     {"[connect \".\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
+    {"[connect \"h..\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
+    {"[connect \".h\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
+    {"[connect \"h..i:1\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
     {"[connect \"a b\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
     {"[connect \"*\"]\n", "F:1: ", "neither a name", "HOST:PORT"},
-    {"[connect \"b\xC3\xBC" "cher\"]\n", "F:1: ", "\"b??cher\"", "letters, digits"},
+    {"[connect \"b\xC3\xBC"
+     "cher\"]\n",
+     "F:1: ", "\"b??cher\" has a host that is neither a name (letters, digits", "HOST:PORT"},
     {"[connect \"" A250 "aaaaaa\"]\n", "F:1: ", "more than 255", "HOST:PORT"},
     {"[connect \"" A250 A50 "\"]\n", "F:1: ", "not in the right form", "HOST:PORT"},
     {"[connect \"" A250 A250 "\"]\n", "F:1: ", "too long", "320 characters"},
@@ -181,7 +186,8 @@ END_TEST
 
 START_TEST(nothing_gives_the_defaults)
 {
-    static const char *const texts[] = {"", "\n", "# only\n; comments\n  # here\n", "\xEF\xBB\xBF", "\xEF\xBB\xBF# x", "[link]", "[link]\n\r\n \t\n"};
+    static const char *const texts[] = {
+        "", "\n", "# only\n; comments\n  # here\n", "\xEF\xBB\xBF", "\xEF\xBB\xBF# x", "[link]", "[link]\n\r\n \t\n"};
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         ck_parses(texts[i]);
         ck_assert_int_eq(conf.policy, OE_POLICY_PREFER);
@@ -218,8 +224,11 @@ START_TEST(handshake_timeout_edges)
     static const struct {
         const char *text;
         unsigned ms;
-    } edges[] = {{"[link]\nhandshake-timeout=100ms", 100}, {"[link]\nhandshake-timeout=1s", 1000},      {"[link]\nhandshake-timeout=60s", 60000},
-                 {"[link]\nhandshake-timeout=60000ms", 60000}, {"[link]\nhandshake-timeout=0002s", 2000}};
+    } edges[] = {{"[link]\nhandshake-timeout=100ms", 100},
+                 {"[link]\nhandshake-timeout=1s", 1000},
+                 {"[link]\nhandshake-timeout=60s", 60000},
+                 {"[link]\nhandshake-timeout=60000ms", 60000},
+                 {"[link]\nhandshake-timeout=0002s", 2000}};
     for (size_t i = 0; i < sizeof(edges) / sizeof(edges[0]); i++) {
         ck_parses(edges[i].text);
         ck_assert_uint_eq(conf.handshake_ms, edges[i].ms);
@@ -231,7 +240,8 @@ START_TEST(long_sections_are_told_apart)
 {
     /* inih would cut both after 49 characters and take them for one. */
     char text[2048];
-    (void)snprintf(text, sizeof(text), "[connect \"%s.one:1883\"]\npolicy = off\n[connect \"%s.two:1883\"]\npolicy = prefer\n", A50 A50, A50 A50);
+    (void)snprintf(text, sizeof(text), "[connect \"%s.one:1883\"]\npolicy = off\n[connect \"%s.two:1883\"]\npolicy = prefer\n", A50 A50,
+                   A50 A50);
     ck_parses(text);
     ck_assert_uint_eq(conf.rules_n, 2);
     ck_assert_int_eq(oe_policy_connect(&conf, A50 A50 ".one", NULL, 1883), OE_POLICY_OFF);
@@ -384,17 +394,12 @@ END_TEST
 
 static char dir[] = "/tmp/oe-test-conf.XXXXXX";
 
-static void set_up_dir(void)
+/* Unchecked fixture: the directory goes also behind a test that failed. */
+static void make_dir(void)
 {
-    set_up();
     strcpy(dir + sizeof(dir) - 7, "XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(dir));
-}
-
-static void tear_down_dir(void)
-{
-    tear_down();
-    ck_assert_int_eq(rmdir(dir), 0);
+    if (mkdtemp(dir) == NULL)
+        abort();
 }
 
 static char *path_in_dir(const char *name)
@@ -402,6 +407,19 @@ static char *path_in_dir(const char *name)
     static char path[256];
     (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
     return path;
+}
+
+static void remove_dir(void)
+{
+    (void)unlink(path_in_dir("c"));
+    if (rmdir(dir) != 0)
+        abort();
+}
+
+static void set_up_file(void)
+{
+    set_up();
+    (void)unlink(path_in_dir("c"));
 }
 
 START_TEST(file_is_read)
@@ -469,7 +487,8 @@ START_TEST(example_is_right)
     char path[1024];
     const char *slash = strrchr(here, '/');
 
-    (void)snprintf(path, sizeof(path), "%.*s/../../oe-mqtt.conf.example", slash != NULL ? (int)(slash - here) : 1, slash != NULL ? here : ".");
+    (void)snprintf(path, sizeof(path), "%.*s/../../oe-mqtt.conf.example", slash != NULL ? (int)(slash - here) : 1,
+                   slash != NULL ? here : ".");
     oe_conf_free(&conf);
     ck_assert_msg(oe_conffile_read(path, &conf, why, sizeof(why)) == OE_OK, "%s", why);
     ck_assert_int_eq(conf.policy, OE_POLICY_PREFER);
@@ -507,7 +526,8 @@ int main(void)
     tcase_add_test(grammar, words);
     tcase_add_test(grammar, set_after_a_wrong_section_is_refused);
     suite_add_tcase(suite, grammar);
-    tcase_add_checked_fixture(files, set_up_dir, tear_down_dir);
+    tcase_add_unchecked_fixture(files, make_dir, remove_dir);
+    tcase_add_checked_fixture(files, set_up_file, tear_down);
     tcase_add_test(files, file_is_read);
     tcase_add_test(files, file_that_cannot_be_read);
     tcase_add_test(files, file_size_edge);
