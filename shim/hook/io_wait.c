@@ -15,6 +15,10 @@
 /* Without an epoll instance (no descriptor left) the queue is looked at this often. */
 #define NAP_MS 5
 
+/* How much that has been seen stays in the kernel's queue, and keeps the socket readable for an application that takes a byte at a time. More is
+ * taken out whole, since even one byte left of a large segment keeps the window closed (on loopback, where a segment is as large as the window). */
+#define SEEN_BYTES_MAX 4096U
+
 static int open_epoll(int fd)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLET};
@@ -44,6 +48,10 @@ static uint32_t wait_epoll(int ep, uint64_t ms)
 /* Both locks held: pushes what is new in the kernel's queue. Returns whether there was anything. */
 static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe_flow *flow, enum oe_status *st, int *gone)
 {
+    if (s->raw > SEEN_BYTES_MAX) {
+        oe_io_discard(fd, s->raw);
+        s->raw = 0;
+    }
     long r = oe_sys_recv(fd, scratch->p, OE_BATCH_BYTES, MSG_PEEK | MSG_DONTWAIT);
     *gone = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
     if (r < 0 && *gone) {
@@ -54,11 +62,6 @@ static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe
         return 0;
     *st = oe_conn_push(&s->conn, OE_FROM_PEER, (struct oe_span){scratch->p + s->raw, (size_t)r - s->raw}, oe_clock_monotonic_ms(), flow);
     s->raw = (size_t)r;
-    if (s->raw == OE_BATCH_BYTES) {
-        /* A peek sees no further. One byte is enough to keep the socket readable. */
-        oe_io_discard(fd, s->raw - 1);
-        s->raw = 1;
-    }
     return 1;
 }
 

@@ -14,3 +14,5 @@ def _library_is_there():
     why = harness.unusable()
     if why:
         pytest.exit(why, returncode=3)
+    yield
+    harness.end_all()

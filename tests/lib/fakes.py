@@ -47,8 +47,11 @@ class Wire:
     def send(self, data):
         """False if the other side is gone."""
         try:
+            self.sock.settimeout(PATIENCE)
             self.sock.sendall(data)
             return True
+        except socket.timeout:
+            raise AssertionError(f"{len(data)} bytes could not be sent") from None
         except OSError:
             return False
 

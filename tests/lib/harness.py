@@ -68,12 +68,19 @@ def wait_until(predicate, what, timeout=PATIENCE):
         pause = min(pause * 1.5, 0.05)
 
 
+_scratch = set()
+
+
 def scratch_dir():
-    return tempfile.mkdtemp(prefix="oe-mqtt-test-")
+    path = tempfile.mkdtemp(prefix="oe-mqtt-test-")
+    _scratch.add(path)
+    return path
 
 
 def remove_dir(path):
     shutil.rmtree(path, ignore_errors=True)
+    if not os.path.exists(path):
+        _scratch.discard(path)
 
 
 def free_port(host="127.0.0.1"):
@@ -101,9 +108,14 @@ _running = {}
 
 
 @atexit.register
-def _end_all():
+def end_all():
+    """Ends every process and removes every directory that is left. pytest-xdist's workers never reach atexit: see conftest.py."""
+    global _config
     for p in list(_running.values()):
         p.stop(grace=0.5)
+    for path in list(_scratch):
+        remove_dir(path)
+    _config = None
 
 
 class LogLine(collections.namedtuple("LogLine", "pid role address state protocol peer reason text")):
@@ -143,7 +155,6 @@ def _configuration():
     global _config
     if _config is None:
         folder = scratch_dir()
-        atexit.register(remove_dir, folder)
         os.chmod(folder, 0o755)
         _config = os.path.join(folder, "oe-mqtt.conf")
         with open(_config, "w", encoding="ascii") as f:
@@ -1012,16 +1023,14 @@ class World:
         self._open.append(call)
 
     def close(self):
-        first = None
-        for call in reversed(self._open):
-            try:
-                call()
-            except Exception as e:  # all the others must be closed too
-                first = first or e
-        self._open.clear()
-        remove_dir(self.dir)
-        if first:
-            raise first
+        """Closes all, whatever fails or interrupts on the way."""
+        try:
+            while self._open:
+                self._open.pop()()
+        finally:
+            if self._open:
+                self.close()
+            remove_dir(self.dir)
 
     def __enter__(self):
         return self

@@ -23,13 +23,15 @@ def varint(n):
 
 
 def read_varint(data, at=0):
-    """(value, next offset), None if the data ends inside it. Malformed: more than four bytes."""
+    """(value, next offset), None if the data ends inside it. Malformed: more than four bytes, or not minimal."""
     value = 0
     for i in range(4):
         if at + i >= len(data):
             return None
         value |= (data[at + i] & 127) << (7 * i)
         if not data[at + i] & 128:
+            if i and not data[at + i]:
+                raise Malformed("length is not minimal")
             return value, at + i + 1
     raise Malformed("remaining length of more than four bytes")
 

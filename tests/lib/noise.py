@@ -175,7 +175,9 @@ class HandshakeState:
 
     def read_message(self, message):
         assert not self.my_turn and self.todo, "not ours to read"
-        trial = copy.deepcopy(self)
+        trial = copy.copy(self)
+        trial.symmetric, trial.todo = copy.copy(self.symmetric), list(self.todo)
+        trial.symmetric.cipher = copy.copy(self.symmetric.cipher)
         payload = trial._read(message)
         self.__dict__ = trial.__dict__
         return payload

@@ -1,7 +1,8 @@
 """docs/PROTOCOL.md, version 1, in Python: packets, records, and both endpoints as objects driven by bytes. Independent of the C code.
 
 An endpoint has two byte inputs (app_write, peer_data), events (peer_eof, timeout), and collects what it would put out in to_wire, to_app.
-The section numbers and state names are PROTOCOL.md's. Where it leaves a choice, a comment begins with "Choice:".
+The section numbers and state names are PROTOCOL.md's. Where it leaves a choice, a comment begins with "Choice:". One for all: a remaining
+length that is not minimal is malformed framing (2.3), like one of more than four bytes [MQTT-1.5.5-1].
 """
 
 import base64
@@ -358,6 +359,7 @@ class Initiator(Endpoint):
         self.withheld = []
         self.passing = 0             # bytes of a packet that is being forwarded (or, negative, dropped)
         self.dropping = 0
+        self.plain_after_drop = False
 
     # -- app
     def _app(self, data):
@@ -538,6 +540,10 @@ class Initiator(Endpoint):
 
     def _late(self, reason):
         self.state, self.reason = "I_LATE", reason
+        header = mqtt.parse_header(self.inbox)
+        if header and is_qos0_publish(self.inbox, TOPIC) and header[2] != len(handshake_packet(self.version, bytes(96))):
+            # Choice: a packet on the reserved topic that began while the probe was open, and cannot be message 2, is withheld whole.
+            self.dropping, self.plain_after_drop = header[2], False
         self._release()
 
     def _step_late(self):

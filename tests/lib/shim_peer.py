@@ -21,12 +21,15 @@ import mqtt  # noqa: E402
 
 
 def first_of(data, kind):
-    """Whether data, whole packets from the front, has one of this kind."""
+    """Whether there is a packet of this kind among the whole ones at the front of data."""
     try:
-        packets, _ = mqtt.split_packets(data)
+        while True:
+            header = mqtt.parse_header(data)
+            if header is None or len(data) < header[2] or header[0] >> 4 == kind:
+                return header is not None and len(data) >= header[2]
+            data = data[header[2]:]
     except mqtt.Malformed:
         return False
-    return any(p[0] >> 4 == kind for p in packets)
 
 
 def end_word(error):

@@ -34,8 +34,8 @@ HEAD = """\
 #   long ones record_n (bytes), record_head (its first 32 bytes), record_tail (its last 32), record_sha256.
 #   Plaintext byte i of every record is (i + 7 * (i / 256) + 13 * counter) mod 256, integer division.
 # block refused: a packet that differs from the one encoding. A first packet that is `probe` of this kind is none; a `record` of this kind,
-#   the first of its direction under key 0101...01, breaks the connection; `message2` and `message3` do not verify after the block
-#   handshake of their version.
+#   the first of its direction under key 0101...01, breaks the connection; `message2` and `message3` of this kind never lead to
+#   records, in whatever handshake.
 #   version, what, why (a word), packet
 """
 
