@@ -95,13 +95,11 @@ static struct oe_span rest_of(struct oe_span in, size_t taken)
 }
 
 /* Holds what a responder's application writes between message 2 and message 3. */
-static enum oe_status hold_output(struct oe_conn *c, struct oe_span in, uint64_t now_ms, size_t *taken)
+static enum oe_status hold_output(struct oe_conn *c, struct oe_span in, size_t *taken)
 {
     size_t room = OE_RESPONDER_HELD_BYTES_MAX - oe_buf_n(&c->hs->held);
     size_t n = in.n < room ? in.n : room;
 
-    if (n == 0)
-        return now_ms < c->hs->deadline_ms ? OE_OK : oe_conn_go_broken(c, OE_REASON_HELD_TOO_MUCH, OE_LIMIT);
     if (oe_buf_put(&c->hs->held, in.p, n) != OE_OK)
         return oe_conn_go_broken(c, OE_REASON_MEMORY, OE_NOMEM);
     *taken = n;
@@ -114,16 +112,15 @@ static enum oe_status watch_app(struct oe_conn *c, struct oe_span in, uint64_t n
     struct oe_handshake *hs = c->hs;
     enum oe_status st = OE_MORE;
 
-    if (hs->app_blind)
+    if (c->phase == OE_PHASE_I_LATE) {
+        /* only the peer's stream is still of interest */
+        hs->app_spoke = 1;
         *taken = in.n;
-    else
+    } else {
         st = oe_framer_push(&hs->app, in, taken);
+    }
     if (oe_sink_put(flow->forward, in.p, *taken) != OE_OK)
         return oe_conn_go_broken(c, OE_REASON_MEMORY, OE_NOMEM);
-    if (st == OE_MALFORMED && c->phase == OE_PHASE_I_LATE) {
-        hs->app_blind = 1;
-        return OE_OK;
-    }
     if (c->role == OE_INITIATOR)
         oe_initiator_app_front(c);
     if (st == OE_MALFORMED && c->phase != OE_PHASE_PLAIN)
@@ -160,7 +157,7 @@ static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t no
             st = watch_app(c, rest, now_ms, flow, &taken);
             break;
         case OE_PHASE_R_MESSAGE3:
-            st = hold_output(c, rest, now_ms, &taken);
+            st = hold_output(c, rest, &taken);
             flow->taken += taken;
             return st;
         case OE_PHASE_RECORDS:
@@ -395,6 +392,21 @@ enum oe_status oe_conn_expire(struct oe_conn *c, struct oe_flow *flow)
         return OE_OK;
     c->remember = OE_REMEMBER_TIMEOUT;
     return oe_initiator_give_up(c, OE_REASON_TIMEOUT, flow);
+}
+
+enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms)
+{
+    if (c->phase != OE_PHASE_R_MESSAGE3 || now_ms < c->hs->deadline_ms)
+        return OE_OK;
+    return oe_conn_go_broken(c, OE_REASON_HELD_TOO_MUCH, OE_LIMIT);
+}
+
+int oe_conn_abandon(struct oe_conn *c)
+{
+    if (c->phase != OE_PHASE_I_CONNECT && c->phase != OE_PHASE_R_CONNECT && c->phase != OE_PHASE_PLAIN)
+        return 0;
+    oe_conn_go_plain(c, OE_REASON_SHARED);
+    return 1;
 }
 
 int oe_conn_transparent(const struct oe_conn *c)

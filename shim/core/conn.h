@@ -52,6 +52,7 @@ enum oe_reason {
     OE_REASON_TLS,
     OE_REASON_POLICY_OFF,
     OE_REASON_POLICY_REFUSE,
+    OE_REASON_SHARED,
     OE_REASON_PEER_FIRST,
     OE_REASON_MALFORMED,
     OE_REASON_PIPELINED,
@@ -145,6 +146,12 @@ int oe_conn_transparent(const struct oe_conn *c);
 
 /* How many bytes may come out of a peer's push of n bytes beyond n: what is kept from before. */
 size_t oe_conn_kept(const struct oe_conn *c);
+
+/* A responder's application waits to write: breaks the connection (OE_LIMIT) if message 3 has not come for OE_RESPONDER_HELD_MS_MAX. */
+enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms);
+
+/* Another process uses the connection: if it is not known to be MQTT yet it is plain from here on, and the result is 1. */
+int oe_conn_abandon(struct oe_conn *c);
 
 /* Whether a responder holds its application's output (R_MESSAGE3), and how much of it. */
 size_t oe_conn_held(const struct oe_conn *c);

@@ -18,7 +18,7 @@ struct oe_handshake {
     size_t want;                /* bytes of kept at which to decide again */
     size_t left;                /* bytes of the peer's packet that pass without being looked at */
     int dropping;               /* ... that are withheld instead */
-    int app_blind;              /* the application's framing was lost */
+    int app_spoke;              /* initiator: bytes of the application went out since the probe */
     int connack_sent;           /* responder */
     struct oe_buf held;         /* initiator: for the application; responder: for the wire */
     uint32_t handshake_ms;

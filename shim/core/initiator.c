@@ -145,8 +145,8 @@ static enum oe_status abort_late(struct oe_conn *c, struct oe_flow *flow)
 {
     uint8_t packet[OE_HANDSHAKE_PACKET_BYTES_MAX];
 
-    if (c->hs->app_blind || !oe_framer_boundary(&c->hs->app))
-        return OE_OK; /* the plain packet that is under way says the same */
+    if (c->hs->app_spoke)
+        return OE_OK; /* a plain packet says the same, and a responder that is plain by it would take abort for its application's */
     return oe_buf_put(flow->answer, packet, oe_link_write_handshake(c->version, NULL, 0, packet));
 }
 

@@ -8,6 +8,7 @@ static const char handshake_topic[] = "oe-mqtt/1";
 static const char record_topic[] = "$";
 
 #define FIRST_PUBLISH (OE_TYPE_PUBLISH << 4) /* QoS 0, no DUP, no RETAIN */
+#define DUP_AND_RETAIN 0x09
 #define FIRST_UNSUBSCRIBE (OE_TYPE_UNSUBSCRIBE << 4 | 2)
 #define FIRST_UNSUBACK (OE_TYPE_UNSUBACK << 4)
 #define CODE_NO_SUBSCRIPTION_EXISTED 0x11
@@ -148,7 +149,7 @@ enum oe_link_kind oe_link_kind(const uint8_t *p, size_t n, struct oe_header *hea
     enum oe_status st = oe_frame_header(p, n, header);
     if (st == OE_MALFORMED)
         return OE_LINK_MALFORMED;
-    if (p[0] != FIRST_PUBLISH && p[0] != FIRST_UNSUBACK)
+    if ((p[0] & ~DUP_AND_RETAIN) != FIRST_PUBLISH && p[0] != FIRST_UNSUBACK)
         return st == OE_MORE ? OE_LINK_UNKNOWN : OE_LINK_OTHER;
     if (st == OE_MORE)
         return OE_LINK_UNKNOWN;

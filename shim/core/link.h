@@ -37,8 +37,8 @@ size_t oe_link_write_handshake(enum oe_mqtt version, const uint8_t *message, siz
 /* What the front of a packet is, for those who wait for a handshake packet. */
 enum oe_link_kind {
     OE_LINK_UNKNOWN,   /* more bytes are needed to tell */
-    OE_LINK_HANDSHAKE, /* QoS 0 PUBLISH on "oe-mqtt/1": header is filled */
-    OE_LINK_RECORD,    /* QoS 0 PUBLISH on "$" */
+    OE_LINK_HANDSHAKE, /* QoS 0 PUBLISH, whatever DUP and RETAIN, on "oe-mqtt/1": header is filled */
+    OE_LINK_RECORD,    /* the same on "$" */
     OE_LINK_UNSUBACK,  /* UNSUBACK with the probe's identifier: header is filled */
     OE_LINK_OTHER,
     OE_LINK_MALFORMED, /* a fixed header that is none */

@@ -16,6 +16,8 @@ const char *oe_reason_text(enum oe_reason reason)
         return "policy off";
     case OE_REASON_POLICY_REFUSE:
         return "the configuration cannot be used, so no MQTT is carried";
+    case OE_REASON_SHARED:
+        return "used by more than one process";
     case OE_REASON_PEER_FIRST:
         return "not MQTT: the other side spoke first";
     case OE_REASON_MALFORMED:

@@ -155,6 +155,7 @@ struct oe_sock *oe_fdtab_add(uint64_t cookie, int *found)
     struct oe_sock *s;
 
     *found = 0;
+    oe_pool_fill();
     pthread_mutex_lock(&table_lock);
     reap();
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
@@ -199,6 +200,12 @@ struct oe_sock *oe_fdtab_take(int fd)
     return slot == NULL ? NULL : atomic_exchange(slot, NULL);
 }
 
+int oe_fdtab_holds(int fd, const struct oe_sock *s)
+{
+    _Atomic(struct oe_sock *) *slot = slot_of(fd);
+    return slot != NULL && atomic_load(slot) == s;
+}
+
 void oe_fdtab_drop(int fd, struct oe_sock *s)
 {
     _Atomic(struct oe_sock *) *slot = slot_of(fd);
@@ -235,9 +242,13 @@ static int lock_lost(pthread_mutex_t *m)
 
 void oe_fdtab_fork_child(void)
 {
-    pthread_mutex_init(&table_lock, NULL);
+    int32_t pid = (int32_t)OE_SYS3(SYS_getpid, 0, 0, 0);
+
     oe_share_child();
-    for (struct oe_sock *s = table; s != NULL; s = s->hh.next)
+    for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
+        oe_share_forked(&s->claim, pid);
         if (lock_lost(&s->rx) | lock_lost(&s->tx))
             atomic_store(&s->broken, 1);
+    }
+    pthread_mutex_unlock(&table_lock);
 }

@@ -44,6 +44,9 @@ int oe_fdtab_set(int fd, struct oe_sock *s);
 /* Empties fd's slot and hands its reference to the caller; NULL if there was nothing. */
 struct oe_sock *oe_fdtab_take(int fd);
 
+/* Whether s is in fd's slot. */
+int oe_fdtab_holds(int fd, const struct oe_sock *s);
+
 /* Empties fd's slot if s is in it. */
 void oe_fdtab_drop(int fd, struct oe_sock *s);
 

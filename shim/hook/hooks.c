@@ -5,6 +5,7 @@
 #undef _FORTIFY_SOURCE /* its inline wrappers are what is defined here */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/socket.h>
 
@@ -33,10 +34,24 @@ static ssize_t to_libc(ssize_t r, int saved)
     return r < 0 ? -1 : r;
 }
 
+static void unref_on_cancel(void *s)
+{
+    oe_fdtab_unref(s);
+}
+
+/* The calls are cancellation points also when they need not wait. */
+static void test_cancel(struct oe_sock *s)
+{
+    pthread_cleanup_push(unref_on_cancel, s);
+    pthread_testcancel();
+    pthread_cleanup_pop(0);
+}
+
 /* Reads through the funnel. OE_IO_PASS: the caller makes the real call. */
 static ssize_t in(struct oe_sock *s, int fd, const struct iovec *iov, int n, int flags)
 {
     int saved = errno;
+    test_cancel(s);
     ssize_t r = flags & NOT_DATA_IN ? OE_IO_PASS : oe_io_read(s, fd, (struct oe_vec){.iov = iov, .n = (size_t)n}, flags);
     oe_fdtab_unref(s);
     if (r == OE_IO_PASS) {
@@ -54,6 +69,7 @@ static ssize_t in_one(struct oe_sock *s, int fd, void *p, size_t n, int flags)
 static ssize_t out(struct oe_sock *s, int fd, const struct iovec *iov, int n, int flags)
 {
     int saved = errno;
+    test_cancel(s);
     ssize_t r = flags & NOT_DATA_OUT ? -EOPNOTSUPP : oe_io_write(s, fd, (struct oe_vec){.iov = iov, .n = (size_t)n}, flags);
     oe_fdtab_unref(s);
     if (r == OE_IO_PASS) {
@@ -77,7 +93,7 @@ static ssize_t out_one(struct oe_sock *s, int fd, const void *p, size_t n, int f
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
 {
     int r = oe_real.connect(fd, address, n);
-    if ((r == 0 || errno == EINPROGRESS) && address != NULL)
+    if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && address != NULL) /* interrupted, it goes on all the same */
         oe_track_connect(fd, address, n);
     return r;
 }
@@ -272,14 +288,10 @@ EXPORT int dup(int fd)
 /* dup2 onto a tracked descriptor is a close of it; if it then fails, the descriptor is still what it was. */
 static int dup_onto(int fd, int to, int (*call)(int fd, int to, int flags), int flags)
 {
-    if (fd == to || !tracked(to) || oe_real.fcntl(fd, F_GETFD, 0L) < 0) {
-        int r = call(fd, to, flags);
-        if (r >= 0)
-            oe_track_dup(fd, r);
-        return r;
-    }
-    oe_track_close(to);
+    struct oe_sock *replaced = fd != to ? oe_track_replace(to) : NULL;
     int r = call(fd, to, flags);
+    if (replaced != NULL)
+        oe_track_replaced(to, replaced, r < 0);
     if (r >= 0)
         oe_track_dup(fd, r);
     return r;

@@ -38,58 +38,64 @@ void oe_vec_advance(struct oe_vec *v, size_t n)
 
 /* ---- locks ---------------------------------------------------------------------------------------------------------------------------- */
 
-void oe_io_unlock(struct oe_sock *s, int held)
+/* The socket whose locks this thread takes or holds. A mutex alone cannot tell: it is nobody's for some instructions before and after. */
+static __thread struct oe_sock *inside;
+
+void oe_io_unlock(struct oe_sock *s, const struct oe_held *held)
 {
-    if (held & OE_LOCK_TX)
+    if (held->locks & OE_LOCK_TX)
         pthread_mutex_unlock(&s->tx);
-    if (held & OE_LOCK_RX)
+    if (held->locks & OE_LOCK_RX)
         pthread_mutex_unlock(&s->rx);
+    inside = held->outer;
 }
 
-/* Takes what is missing of want. EDEADLK: the thread itself holds it, further down its stack. */
-static int lock(struct oe_sock *s, int want, int *held)
+static void lock(struct oe_sock *s, int want, struct oe_held *held)
 {
-    if ((want & OE_LOCK_RX) && pthread_mutex_lock(&s->rx) != 0)
-        return -EAGAIN;
-    *held |= want & OE_LOCK_RX;
-    if ((want & OE_LOCK_TX) && pthread_mutex_lock(&s->tx) != 0) {
-        oe_io_unlock(s, *held);
-        return -EAGAIN;
-    }
-    *held |= want & OE_LOCK_TX;
-    return 0;
+    if (want & OE_LOCK_RX)
+        pthread_mutex_lock(&s->rx);
+    if (want & OE_LOCK_TX)
+        pthread_mutex_lock(&s->tx);
+    held->locks = want;
 }
 
-static int claim(struct oe_sock *s, int held)
+static int claim(struct oe_sock *s, int locks)
 {
     int ok = 1;
-    if (held & OE_LOCK_RX)
+    if (locks & OE_LOCK_RX)
         ok &= oe_share_next(&s->claim, OE_FROM_PEER);
-    if (held & OE_LOCK_TX)
+    if (locks & OE_LOCK_TX)
         ok &= oe_share_next(&s->claim, OE_FROM_APP);
     return ok;
 }
 
-int oe_io_lock(struct oe_sock *s, enum oe_dir dir, int *held)
+/* Another process moved on. What is not MQTT may be shared by many; of a connection of ours only one has the state that fits. */
+static int lost_to_another(struct oe_sock *s)
 {
-    int own = dir == OE_FROM_PEER ? OE_LOCK_RX : OE_LOCK_TX;
+    if (s->conn.phase != OE_PHASE_RECORDS && atomic_load(&s->claim.share->mqtt) == 0 && s->raw == 0 && oe_buf_n(&s->owed) == 0 &&
+        oe_buf_n(&s->pending) == 0 && oe_conn_abandon(&s->conn))
+        return 0;
+    atomic_store(&s->broken, 1);
+    return -ECONNRESET;
+}
 
-    *held = 0;
-    if (lock(s, own, held) != 0)
-        return -EAGAIN; /* nothing held */
+int oe_io_lock(struct oe_sock *s, enum oe_dir dir, struct oe_held *held)
+{
+    if (inside == s)
+        return -EAGAIN;
+    held->outer = inside;
+    inside = s;
+    lock(s, dir == OE_FROM_PEER ? OE_LOCK_RX : OE_LOCK_TX, held);
     /* Once in OE_PHASE_RECORDS always there; the phase changes under both locks only, so one is enough to read it. */
     if (s->conn.phase != OE_PHASE_RECORDS) {
-        oe_io_unlock(s, *held);
-        *held = 0;
-        if (lock(s, OE_LOCK_RX | OE_LOCK_TX, held) != 0)
-            return -EAGAIN;
+        oe_io_unlock(s, held);
+        inside = s;
+        lock(s, OE_LOCK_RX | OE_LOCK_TX, held);
     }
-    if (claim(s, *held))
-        return 0;
-    /* Another process went on with this connection: here it is over. */
-    atomic_store(&s->broken, 1);
-    oe_io_unlock(s, *held);
-    return -ECONNRESET;
+    int e = claim(s, held->locks) ? 0 : lost_to_another(s);
+    if (e != 0)
+        oe_io_unlock(s, held);
+    return e;
 }
 
 int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct oe_report *report)
@@ -105,6 +111,8 @@ int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct o
         oe_report_broken(s, oe_conn_why(&s->conn, dir), report);
         return -ECONNRESET;
     }
+    if (s->conn.version != OE_MQTT_NONE && s->conn.phase != OE_PHASE_RECORDS)
+        atomic_store(&s->claim.share->mqtt, 1);
     oe_report_take(s, report);
     return 0;
 }
@@ -130,16 +138,26 @@ ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result)
 void oe_io_discard(int fd, size_t n)
 {
     struct oe_buf scratch = {0};
+    uint8_t small[512];
+    int pooled = oe_pool_get(&scratch) == OE_OK;
+    uint8_t *p = pooled ? scratch.p : small;
+    size_t size = pooled ? scratch.cap : sizeof(small);
 
-    if (n == 0 || oe_pool_get(&scratch) != OE_OK)
-        return;
     while (n != 0) {
-        long r = oe_sys_recv(fd, scratch.p, n < scratch.cap ? n : scratch.cap, MSG_TRUNC | MSG_DONTWAIT);
+        long r = oe_sys_recv(fd, p, n < size ? n : size, MSG_TRUNC | MSG_DONTWAIT);
         if (r <= 0)
             break;
         n -= (size_t)r < n ? (size_t)r : n;
     }
-    oe_pool_put(&scratch);
+    if (pooled)
+        oe_pool_put(&scratch);
+}
+
+long oe_io_sleep(int fd, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L};
+    return OE_SYS6(SYS_ppoll, &p, fd >= 0, ms < 0 ? NULL : &t, NULL, 0, 0);
 }
 
 int oe_io_flush(struct oe_sock *s, int fd, int flags)
@@ -177,35 +195,37 @@ enum oe_status oe_io_pend(struct oe_sock *s)
 
 void oe_io_shutdown(struct oe_sock *s, int fd)
 {
-    int held, nonblocking = oe_io_is_nonblocking(fd, 0);
+    struct oe_held held;
+    int nonblocking = oe_io_is_nonblocking(fd, 0);
 
     for (;;) {
         if (oe_io_lock(s, OE_FROM_APP, &held) != 0)
             return;
         int failed = oe_io_flush(s, fd, MSG_NOSIGNAL) != 0;
         int full = oe_buf_n(&s->pending) != 0;
-        oe_io_unlock(s, held);
-        if (failed || !full || nonblocking)
-            return;
-        struct pollfd p = {.fd = fd, .events = POLLOUT};
-        if (poll(&p, 1, -1) < 0)
+        oe_io_unlock(s, &held);
+        if (failed || !full || nonblocking || oe_io_sleep(fd, -1) < 0)
             return;
     }
 }
 
 void oe_io_closing(struct oe_sock *s, int fd)
 {
-    int held;
+    struct oe_held held;
 
     /* Another descriptor, another call or another process goes on with it. */
-    if (atomic_load(&s->refs) != 1 || oe_share_others(&s->claim) || oe_io_lock(s, OE_FROM_PEER, &held) != 0)
+    if (atomic_load(&s->refs) != 1 || oe_share_others(&s->claim))
         return;
-    if (held & OE_LOCK_TX)
+    if (oe_io_lock(s, OE_FROM_APP, &held) == 0) {
         (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
+        oe_io_unlock(s, &held);
+    }
+    if (oe_io_lock(s, OE_FROM_PEER, &held) != 0)
+        return;
     enum oe_phase phase = s->conn.phase;
     if (oe_buf_n(&s->owed) == 0 && s->raw != 0)
         oe_io_discard(fd, s->raw);
     else if (phase == OE_PHASE_I_LATE || phase == OE_PHASE_R_ANSWER || phase == OE_PHASE_R_MESSAGE3)
         oe_io_discard(fd, OE_BATCH_BYTES);
-    oe_io_unlock(s, held);
+    oe_io_unlock(s, &held);
 }

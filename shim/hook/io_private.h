@@ -7,12 +7,24 @@
 
 enum { OE_LOCK_RX = 1, OE_LOCK_TX = 2 };
 
+/* What a call holds of a socket's locks. */
+struct oe_held {
+    int locks;
+    struct oe_sock *outer; /* the socket that the thread was in when a signal handler brought it here */
+};
+
 /*
- * Locks a direction; where the phase is not OE_PHASE_RECORDS, both. *held is what to unlock. Claims the change against other processes (share.h).
- * 0, or -errno with nothing held: EAGAIN in a signal handler that met its own thread, ECONNRESET on a broken connection.
+ * Locks a direction; where the phase is not OE_PHASE_RECORDS, both. *held is for oe_io_unlock. Claims the change against other processes (share.h).
+ * 0, or -errno with nothing held: EAGAIN in a signal handler that met its own thread, ECONNRESET where another process went on.
  */
-int oe_io_lock(struct oe_sock *s, enum oe_dir dir, int *held);
-void oe_io_unlock(struct oe_sock *s, int held);
+int oe_io_lock(struct oe_sock *s, enum oe_dir dir, struct oe_held *held);
+void oe_io_unlock(struct oe_sock *s, const struct oe_held *held);
+
+/* Whether this thread, further down its stack, waits for the end of the handshake of s. */
+int oe_io_waits_here(const struct oe_sock *s);
+
+/* Sleeps without being a cancellation point or a call of libc's. fd >= 0: or until it is writable; ms < 0: without end. Result of ppoll(2). */
+long oe_io_sleep(int fd, int ms);
 
 /* tx held: hands what is pending to the kernel. 0: all of it, or the kernel is full (see s->pending); -errno: the connection failed. */
 int oe_io_flush(struct oe_sock *s, int fd, int flags);

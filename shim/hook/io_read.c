@@ -2,9 +2,12 @@
 #include "io_private.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
 
 #include "../os/clock.h"
 #include "fdtab.h"
@@ -24,7 +27,8 @@ struct reading {
     struct oe_vec to;
     size_t total;   /* bytes handed over */
     int seen_empty; /* the last look at the kernel's queue found its end */
-    int held;
+    struct oe_held held;
+    uint64_t waiting_ms; /* since when it waits, 0: it did not have to yet */
     struct oe_report report;
 };
 
@@ -55,9 +59,8 @@ static void hand_over(struct reading *rd)
         done += n;
     }
     rd->total += done;
-    if (rd->flags & MSG_PEEK)
-        return;
-    oe_buf_drop(&s->owed, done);
+    if (!(rd->flags & MSG_PEEK))
+        oe_buf_drop(&s->owed, done);
     if (oe_buf_n(&s->owed) != 0)
         return;
     if (s->owed.p != NULL)
@@ -158,13 +161,32 @@ static void unref_on_cancel(void *s)
     oe_fdtab_unref(s);
 }
 
+/* A wait that goes on: what the application got to wait for was only a part of a record. SO_RCVTIMEO counts from the first wait. 0: go on. */
+static ssize_t time_left(struct reading *rd)
+{
+    struct timeval limit = {0};
+    socklen_t n = sizeof(limit);
+
+    if (OE_SYS6(SYS_getsockopt, rd->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &n, 0) != 0 || (limit.tv_sec | limit.tv_usec) == 0)
+        return 0;
+    int64_t left = (int64_t)rd->waiting_ms + limit.tv_sec * 1000 + limit.tv_usec / 1000 - (int64_t)oe_clock_monotonic_ms();
+    struct pollfd p = {.fd = rd->fd, .events = POLLIN};
+    struct timespec t = {.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000};
+    long r = left > 0 ? OE_SYS6(SYS_ppoll, &p, 1, &t, NULL, 0, 0) : 0;
+    return r == 0 ? -EAGAIN : r < 0 ? r : 0;
+}
+
 /* Waits for the kernel's queue as the application's own call would: O_NONBLOCK, SO_RCVTIMEO, signals and cancellation are the kernel's and
  * libc's. 1: there is something, or the end; otherwise -errno. */
 static ssize_t wait_natively(struct reading *rd)
 {
     uint8_t byte;
-    ssize_t r;
+    ssize_t r = rd->waiting_ms != 0 ? time_left(rd) : 0;
 
+    if (r < 0)
+        return r;
+    if (rd->waiting_ms == 0)
+        rd->waiting_ms = oe_clock_monotonic_ms();
     pthread_cleanup_push(unref_on_cancel, rd->s);
     r = oe_real.recv(rd->fd, &byte, 1, MSG_PEEK | (rd->flags & MSG_DONTWAIT));
     pthread_cleanup_pop(0);
@@ -204,6 +226,15 @@ static ssize_t verdict(struct reading *rd, ssize_t *result)
     return 1;
 }
 
+/* The rest of the call fails, but what it has is told first: the error is for the next one. */
+static void keep_error(struct reading *rd, ssize_t error)
+{
+    if (error == -EAGAIN || error == -EINTR || oe_io_lock(rd->s, OE_FROM_PEER, &rd->held) != 0)
+        return;
+    rd->s->rx_error = (int)-error;
+    oe_io_unlock(rd->s, &rd->held);
+}
+
 /* After a look that found nothing more. 1: look again, otherwise *result is the call's. */
 static int empty(struct reading *rd, ssize_t *result)
 {
@@ -213,23 +244,32 @@ static int empty(struct reading *rd, ssize_t *result)
     ssize_t r = wait_natively(rd);
     if (r < 0 && rd->total == 0)
         *result = r;
+    else if (r < 0)
+        keep_error(rd, r);
+    if (r > 0 && !oe_fdtab_holds(rd->fd, rd->s)) {
+        /* closed by another thread; the number may be somebody else's by now */
+        *result = rd->total != 0 ? *result : -EBADF;
+        return 0;
+    }
     return r > 0;
 }
 
 ssize_t oe_io_read(struct oe_sock *s, int fd, struct oe_vec to, int flags)
 {
     struct reading rd = {.s = s, .fd = fd, .flags = flags, .to = to};
-    ssize_t result;
+    ssize_t result = 0;
     int more = 1;
 
     while (more) {
         int e = oe_io_lock(s, OE_FROM_PEER, &rd.held);
-        if (e != 0)
-            return rd.total != 0 ? (ssize_t)rd.total : e;
+        if (e != 0) {
+            result = rd.total != 0 ? (ssize_t)rd.total : e;
+            break;
+        }
         hand_over(&rd);
         more = (int)verdict(&rd, &result);
         enum outcome outcome = more ? fetch(&rd) : FETCHED;
-        oe_io_unlock(s, rd.held);
+        oe_io_unlock(s, &rd.held);
         switch (outcome) {
         case FETCHED:
         case FAILED: /* the verdict of the next round */

@@ -19,6 +19,14 @@
  * taken out whole, since even one byte left of a large segment keeps the window closed (on loopback, where a segment is as large as the window). */
 #define SEEN_BYTES_MAX 4096U
 
+/* The socket whose handshake this thread waits for. */
+static __thread struct oe_sock *waits;
+
+int oe_io_waits_here(const struct oe_sock *s)
+{
+    return waits == s;
+}
+
 static int open_epoll(int fd)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLET};
@@ -35,10 +43,9 @@ static int open_epoll(int fd)
 static uint32_t wait_epoll(int ep, uint64_t ms)
 {
     struct epoll_event ev = {0};
-    struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
 
     if (ep < 0) {
-        OE_SYS3(SYS_nanosleep, &nap, 0, 0);
+        (void)oe_io_sleep(-1, NAP_MS);
         return 0;
     }
     long n = OE_SYS6(SYS_epoll_pwait, ep, &ev, 1, ms, 0, 8);
@@ -96,10 +103,13 @@ static int step(struct oe_sock *s, int fd, uint32_t events, struct oe_buf *scrat
 void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report)
 {
     struct oe_buf scratch = {0};
-    int ep = open_epoll(fd), held, more = 1;
+    struct oe_held held;
+    int ep = open_epoll(fd), more = 1;
     uint32_t events = 0;
     uint64_t ms;
+    struct oe_sock *outer = waits;
 
+    waits = s;
     int memory = oe_pool_get(&scratch) == OE_OK;
     while (more) {
         if (oe_io_lock(s, OE_FROM_PEER, &held) != 0)
@@ -110,7 +120,7 @@ void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report)
         } else {
             more = step(s, fd, events, &scratch, report, &ms);
         }
-        oe_io_unlock(s, held);
+        oe_io_unlock(s, &held);
         if (more && ms != 0)
             events |= wait_epoll(ep, ms); /* an end of stream is told once */
     }
@@ -118,4 +128,5 @@ void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report)
         oe_pool_put(&scratch);
     if (ep >= 0)
         OE_SYS3(SYS_close, ep, 0, 0);
+    waits = outer;
 }

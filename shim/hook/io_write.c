@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -16,10 +17,10 @@
 #include "real.h"
 #include "sys.h"
 
-/* What a responder may hold in the handshake without asking its application to come back: the kernel will take it in one piece. */
-#define HELD_QUIET_BYTES (16U << 10)
+/* What a responder may hold in the handshake without asking its application to come back, if the kernel will take it in one piece. */
+#define HELD_QUIET_BYTES (64U << 10)
 
-/* While another thread's read finishes the handshake a blocking writer looks again this often. */
+/* While the handshake is open a writer that has to wait looks again this often, or its event loop would spin: the socket is writable. */
 #define NAP_MS 1
 
 /* One write call on its way. */
@@ -30,7 +31,7 @@ struct writing {
     struct oe_vec from;
     size_t total; /* bytes taken in this call, a debt that was skipped included */
     int error;    /* FAILED: an errno */
-    int held;
+    struct oe_held held;
     struct oe_report report;
 };
 
@@ -74,14 +75,14 @@ static enum outcome failed(struct writing *wr, int error)
     return FAILED;
 }
 
-/* Message 3 gets no answer but an acknowledgement, which the peer's kernel delays for 40 ms, and Nagle's algorithm would keep the first record
- * back for as long. TCP_NODELAY for this one write gets it out; the application's setting stays. */
-static int flush_first(struct oe_sock *s, int fd, int flags)
+/* Flushes with TCP_NODELAY on; the application's setting stays. Nagle's algorithm would keep back
+ * - the first record behind message 3, until the peer's kernel acknowledges that, which it delays for 40 ms;
+ * - the end of a write that takes more than one batch, which in one piece it would not. */
+static int flush_now(struct oe_sock *s, int fd, int flags)
 {
     int on = 1, was = 1;
     socklen_t n = sizeof(was);
 
-    s->first_record = 0;
     if (OE_SYS6(SYS_getsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &was, &n, 0) != 0)
         was = 1;
     if (was == 0)
@@ -90,6 +91,24 @@ static int flush_first(struct oe_sock *s, int fd, int flags)
     if (was == 0)
         OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &was, sizeof(was), 0);
     return e;
+}
+
+static int flush(struct writing *wr, size_t batch_n)
+{
+    struct oe_sock *s = wr->s;
+    uint8_t *p;
+    int several = s->conn.phase == OE_PHASE_RECORDS && (wr->total != batch_n || oe_vec_front(&wr->from, &p) != 0);
+    int now = s->first_record || several;
+
+    s->first_record = 0;
+    return now ? flush_now(s, wr->fd, wr->flags) : oe_io_flush(s, wr->fd, wr->flags);
+}
+
+/* The application's bytes wait for the end of the handshake. Not for ever. */
+static enum outcome handshake_open(struct writing *wr)
+{
+    int e = oe_io_settle(wr->s, OE_FROM_APP, oe_conn_overdue(&wr->s->conn, oe_clock_monotonic_ms()), &wr->report);
+    return e != 0 ? failed(wr, -e) : OPEN;
 }
 
 /* Pushes the next bytes into the connection and what comes out into the kernel. */
@@ -113,17 +132,30 @@ static enum outcome push(struct writing *wr)
         return failed(wr, -e);
     oe_vec_advance(&wr->from, flow.taken);
     wr->total += flow.taken;
-    e = s->first_record ? flush_first(s, wr->fd, wr->flags) : oe_io_flush(s, wr->fd, wr->flags);
-    if (e != 0)
+    if ((e = flush(wr, flow.taken)) != 0) {
+        wr->total -= flow.taken; /* they did not reach the kernel */
         return failed(wr, -e);
-    return flow.taken != 0 || batch.n == 0 ? TAKEN : OPEN;
+    }
+    return flow.taken != 0 || batch.n == 0 ? TAKEN : handshake_open(wr);
+}
+
+/* Whether a responder holds more than the kernel would take from it in one piece. */
+static int holds_much(const struct oe_sock *s, int fd)
+{
+    int size = 0;
+    socklen_t n = sizeof(size);
+    size_t held = oe_conn_held(&s->conn);
+
+    if (held == 0 || OE_SYS6(SYS_getsockopt, fd, SOL_SOCKET, SO_SNDBUF, &size, &n, 0) != 0)
+        return held != 0;
+    return held > HELD_QUIET_BYTES || held > (size_t)size / 4;
 }
 
 /* Everything was taken but the kernel, or the handshake, has not: the last byte is reported as not taken, so that the application waits for
  * writability and comes back. */
-static int leaves_debt(const struct oe_sock *s)
+static int leaves_debt(const struct oe_sock *s, int fd)
 {
-    return oe_buf_n(&s->pending) != 0 || oe_conn_held(&s->conn) > HELD_QUIET_BYTES;
+    return oe_buf_n(&s->pending) != 0 || holds_much(s, fd);
 }
 
 /* One round under the lock. */
@@ -144,8 +176,8 @@ static enum outcome step(struct writing *wr)
         return failed(wr, -e);
     if (oe_buf_n(&s->pending) != 0)
         return FULL;
-    if (s->debt != 0 && oe_conn_held(&s->conn) > HELD_QUIET_BYTES)
-        return OPEN;
+    if (s->debt != 0 && oe_conn_held(&s->conn) != 0)
+        return handshake_open(wr);
     if (s->debt != 0 && oe_vec_front(&wr->from, &p) != 0) {
         s->debt = 0;
         oe_vec_advance(&wr->from, 1);
@@ -169,39 +201,72 @@ static void unref_on_cancel(void *s)
     oe_fdtab_unref(s);
 }
 
+/* Whether the kernel would go on with an interrupted call. Which signal it was cannot be told; if any handler of the program interrupts calls, it
+ * may count on that. */
+static int restarts(void)
+{
+    struct sigaction sa;
+
+    for (int n = 1; n < NSIG; n++)
+        if (sigaction(n, NULL, &sa) == 0 && sa.sa_handler != SIG_DFL && sa.sa_handler != SIG_IGN && (sa.sa_flags & SA_RESTART) == 0)
+            return 0;
+    return 1;
+}
+
 /* Blocking sockets: waits until the kernel has room, or SO_SNDTIMEO ends. 0, or -errno. Nothing is held. */
-static int wait_writable(struct writing *wr, int ms)
+static int wait_writable(struct writing *wr)
 {
     struct pollfd p = {.fd = wr->fd, .events = POLLOUT};
     struct timeval limit = {0};
     socklen_t n = sizeof(limit);
-    int r;
+    int r, ms = -1;
 
-    if (ms < 0 && OE_SYS6(SYS_getsockopt, wr->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &n, 0) == 0 && (limit.tv_sec | limit.tv_usec) != 0)
+    if (OE_SYS6(SYS_getsockopt, wr->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &n, 0) == 0 && (limit.tv_sec | limit.tv_usec) != 0)
         ms = limit.tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(limit.tv_sec * 1000 + (limit.tv_usec + 999) / 1000);
     pthread_cleanup_push(unref_on_cancel, wr->s);
     r = poll(&p, 1, ms);
     pthread_cleanup_pop(0);
     if (r < 0)
-        return -errno;
+        return errno == EINTR && restarts() ? 0 : -errno;
+    if (r > 0 && !oe_fdtab_holds(wr->fd, wr->s))
+        return -EBADF; /* closed by another thread */
     return r == 0 ? -EAGAIN : 0;
 }
 
-/* The call cannot go on at once: returns its result, or 1 if it waited and goes on. */
+/* A wait ended without room while everything has been taken: the last byte is owed. */
+static void owe_last(struct writing *wr, int error, ssize_t *result)
+{
+    struct oe_sock *s = wr->s;
+    uint8_t *p;
+
+    if (wr->total == 0 || oe_vec_front(&wr->from, &p) != 0 || oe_io_lock(s, OE_FROM_APP, &wr->held) != 0)
+        return;
+    if (oe_buf_n(&s->pending) != 0 && s->debt == 0) {
+        s->debt = 1;
+        *result = wr->total > 1 ? (ssize_t)wr->total - 1 : error;
+    }
+    oe_io_unlock(s, &wr->held);
+}
+
+/* The call cannot go on at once: 1: it waited and goes on, 0: *result is the call's. */
 static int wait_or_return(struct writing *wr, enum outcome outcome, ssize_t *result)
 {
-    struct pollfd nothing;
-    int e = 0;
+    int nonblocking = oe_io_is_nonblocking(wr->fd, wr->flags), e = 0;
 
     *result = wr->total != 0 ? (ssize_t)wr->total : -EAGAIN;
-    if (oe_io_is_nonblocking(wr->fd, wr->flags))
+    if (outcome == OPEN) {
+        if (oe_io_waits_here(wr->s))
+            return 0; /* a signal handler: the wait below it on the stack cannot end before it returns */
+        (void)oe_io_sleep(-1, NAP_MS);
+        return !nonblocking;
+    }
+    if (nonblocking)
         return 0;
-    if (outcome == OPEN)
-        (void)poll(&nothing, 0, NAP_MS);
-    else
-        e = wait_writable(wr, -1);
+    e = wait_writable(wr);
     if (e != 0 && wr->total == 0)
         *result = e;
+    else if (e != 0)
+        owe_last(wr, e, result);
     return e == 0;
 }
 
@@ -211,7 +276,7 @@ static int taken(struct writing *wr, ssize_t *result)
     struct oe_sock *s = wr->s;
     uint8_t *p;
 
-    if (oe_vec_front(&wr->from, &p) != 0 || !leaves_debt(s) || wr->total == 0)
+    if (oe_vec_front(&wr->from, &p) != 0 || wr->total == 0 || !leaves_debt(s, wr->fd))
         return 1;
     if (!oe_io_is_nonblocking(wr->fd, wr->flags))
         return 1; /* the next round waits for the kernel */
@@ -245,7 +310,7 @@ ssize_t oe_io_write(struct oe_sock *s, int fd, struct oe_vec from, int flags)
             more = taken(&wr, &result);
         else if (outcome == FAILED)
             result = result_of(&wr);
-        oe_io_unlock(s, wr.held);
+        oe_io_unlock(s, &wr.held);
         switch (outcome) {
         case TAKEN:
             break;

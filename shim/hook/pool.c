@@ -7,6 +7,33 @@
 
 static _Atomic(uint8_t *) kept[KEPT];
 
+#define FILLED 4 /* scratch and owed or pending, twice */
+
+static int keep(uint8_t *p)
+{
+    for (unsigned i = 0; i < KEPT; i++) {
+        uint8_t *empty = NULL;
+        if (atomic_load_explicit(&kept[i], memory_order_relaxed) == NULL && atomic_compare_exchange_strong(&kept[i], &empty, p))
+            return 1;
+    }
+    return 0;
+}
+
+void oe_pool_fill(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < KEPT; i++)
+        n += atomic_load_explicit(&kept[i], memory_order_relaxed) != NULL;
+    for (; n < FILLED; n++) {
+        uint8_t *p = malloc(OE_POOL_BYTES);
+        if (p == NULL || !keep(p)) {
+            free(p);
+            return;
+        }
+    }
+}
+
 enum oe_status oe_pool_get(struct oe_buf *b)
 {
     uint8_t *p = NULL;
@@ -31,10 +58,6 @@ void oe_pool_put(struct oe_buf *b)
         return;
     }
     *b = (struct oe_buf){0};
-    for (unsigned i = 0; i < KEPT; i++) {
-        uint8_t *empty = NULL;
-        if (atomic_load_explicit(&kept[i], memory_order_relaxed) == NULL && atomic_compare_exchange_strong(&kept[i], &empty, p))
-            return;
-    }
-    free(p);
+    if (!keep(p))
+        free(p);
 }

@@ -14,6 +14,9 @@
 
 static_assert(OE_POOL_BYTES >= OE_BATCH_BYTES + 5 * OE_RECORD_OVERHEAD_BYTES_MAX, "a batch in records fits a buffer");
 
+/* Keeps enough buffers for a call inside a signal handler inside a call: malloc may not be entered there. */
+void oe_pool_fill(void);
+
 /* Gives b, which is empty and owns nothing, a buffer of the pool. OE_NOMEM. */
 enum oe_status oe_pool_get(struct oe_buf *b);
 

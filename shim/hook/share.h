@@ -12,7 +12,9 @@
 struct oe_share {
     _Atomic uint64_t seq[2];  /* by enum oe_dir */
     _Atomic uint32_t holders; /* processes that have a copy of the connection */
-    uint32_t next_free;       /* index + 1 in this process' list of free ones */
+    _Atomic int32_t child;    /* the process id of the one child that has, 0: none or several */
+    _Atomic uint32_t mqtt;    /* some process knows that it is MQTT */
+    uint32_t next;            /* index + 1: in the list of free ones, or of those whose child may live */
 };
 
 /* This process' view of one connection's share. */
@@ -25,8 +27,9 @@ struct oe_claim {
 int oe_share_take(struct oe_claim *claim);
 void oe_share_give(struct oe_claim *claim);
 
-/* Before fork: one more process will hold it. */
+/* Before fork: one more process will hold it. In the child, for each: this is the process. */
 void oe_share_fork(struct oe_claim *claim);
+void oe_share_forked(struct oe_claim *claim, int32_t pid);
 
 /* In the child of a fork: new connections take shares of their own. */
 void oe_share_child(void);

@@ -92,10 +92,12 @@ void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n)
     uint64_t cookie = 0;
 
     if (s != NULL) {
-        /* A connect that is under way is asked for again, or the slot is stale. */
-        int same = socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie;
+        /* A connect that is under way is asked for again; or the last one failed and this one goes elsewhere; or the slot is stale. */
+        struct oe_address to;
+        int same = socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie &&
+                   oe_names_address(peer, peer_n, &to) == 0 && memcmp(&to, &s->address, sizeof(to)) == 0;
         oe_fdtab_unref(s);
-        if (same && peer->sa_family != AF_UNSPEC)
+        if (same)
             goto out;
         purge(fd);
     }
@@ -132,6 +134,25 @@ void oe_track_dup(int fd, int newfd)
             oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "dup: descriptor %d is too large to be followed", newfd);
         oe_fdtab_unref(s);
     }
+    errno = saved;
+}
+
+struct oe_sock *oe_track_replace(int fd)
+{
+    int saved = errno;
+    struct oe_sock *s = oe_life_foreign() ? NULL : oe_fdtab_take(fd);
+    if (s != NULL)
+        oe_io_closing(s, fd);
+    errno = saved;
+    return s;
+}
+
+void oe_track_replaced(int fd, struct oe_sock *s, int call_failed)
+{
+    int saved = errno;
+    if (call_failed)
+        (void)oe_fdtab_set(fd, s); /* its page is there */
+    oe_fdtab_unref(s);
     errno = saved;
 }
 

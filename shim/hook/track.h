@@ -15,6 +15,10 @@ void oe_track_accept(int fd);
 /* newfd is a duplicate of fd, or, if fd is not tracked, a new descriptor for something else. */
 void oe_track_dup(int fd, int newfd);
 
+/* dup2 and dup3 onto fd: takes what is tracked there, NULL if nothing is, for oe_track_replaced afterwards. */
+struct oe_sock *oe_track_replace(int fd);
+void oe_track_replaced(int fd, struct oe_sock *s, int call_failed);
+
 /* The last look at a descriptor that is about to be closed or replaced; takes the slot's reference. */
 void oe_track_close(int fd);
 

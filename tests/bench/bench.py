@@ -17,7 +17,7 @@ import tempfile
 import time
 
 import report
-from rig import HERE, LAUNCHER, MARKS, RETAINED, ROOT, TOPIC, VARIANTS, Failed, Load, Relay, Rig, Variant, environment
+from rig import HERE, MARKS, RETAINED, ROOT, TOPIC, VARIANTS, Failed, Load, Relay, Rig, Variant, environment
 
 SIZES = (16, 256, 4096, 65536, 1048576)
 QOS = (0, 1)
@@ -29,8 +29,8 @@ class Plan:
 
     def __init__(self, quick):
         self.rounds = 2 if quick else 7
-        self.throughput_s = 0.2 if quick else 0.6
-        self.ping_s = 0.1 if quick else 0.25
+        self.throughput_s = 0.15 if quick else 0.6
+        self.ping_s = 0.06 if quick else 0.25
         self.connects = 15 if quick else 40
         self.stock_connects = 3 if quick else 8
         self.memory_rounds = 1 if quick else 3
@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, rig, plan, args):
         self.rig, self.plan, self.args = rig, plan, args
         self.variants = {}  # as they come: TCP_NODELAY is off in mosquitto and libmosquitto unless asked for
-        self.prompt = {}  # with TCP_NODELAY, for what is latency: without, the 40 ms of a delayed acknowledgement are all there is to see
+        self.prompt = {}  # with TCP_NODELAY, for what is latency: without, delayed acknowledgements of 40 ms are all there is to see
         self.serial = 0
         self.counts = {}
         self.results = {k: {} for k in KINDS}  # kind -> case -> variant -> [one dict a round]
@@ -120,15 +120,16 @@ class Bench:
             server1, tunnel1 = variant.cpu()
             if got["wrong"]:
                 raise Failed(f"{got['wrong']} retained messages altered")
-            return {"connack_us": statistics.median(x[0] for x in got["ns"]) / 1e3, "message_us": statistics.median(x[1] for x in got["ns"]) / 1e3,
-                    "server_us": (server1 - server0) / n / 1e3, "client_us": (got["cpu_ns"] + tunnel1 - tunnel0) / n / 1e3}
+            connack, message = (statistics.median(x[i] for x in got["ns"]) / 1e3 for i in (0, 1))
+            return {"connack_us": connack, "message_us": message, "server_us": (server1 - server0) / n / 1e3,
+                    "client_us": (got["cpu_ns"] + tunnel1 - tunnel0) / n / 1e3}
         finally:
             self.finish(variant, loads, seen)
 
     def memory(self, name, n):
         """A fresh broker, so that no earlier traffic has left room in its heap. Idle, then after one message of 4 KiB each way on each."""
         self.serial += 1
-        variant, loads = Variant(self.rig, name, f"{name}-memory{self.serial}", nodelay=True, heap={}), []
+        variant, loads = Variant(self.rig, name, f"{name}-memory{self.serial}", nodelay=True), []
         try:
             warm = self.load(variant, "connect", 4096, 1)
             loads.append(warm)
@@ -155,7 +156,7 @@ class Bench:
         relay, tunnels = Relay(variant.wire_port), len(variant.client_side)
         try:
             port = variant.tunnel_to(relay.port) if variant.name == "stunnel" else relay.port
-            got = self.throughput(variant, size, qos, max(10, min(500, (4 << 20) // size)), port, relay)
+            got = self.throughput(variant, size, qos, max(10, min(200, (1 << 20) // size)), port, relay)
             seen = [m.decode() for m in MARKS if m in relay.kept]
             if variant.name == "plain" and len(seen) != len(MARKS):
                 raise Failed("the search of the wire does not find what is there")
@@ -217,8 +218,8 @@ class Bench:
 
     def run(self):
         for name in self.args.variants:
-            self.variants[name] = Variant(self.rig, name, name)
-            self.prompt[name] = Variant(self.rig, name, f"{name}-nodelay", nodelay=not self.args.nagle)
+            self.variants[name] = Variant(self.rig, name, name, steady=self.args.steady_heap)
+            self.prompt[name] = Variant(self.rig, name, f"{name}-nodelay", nodelay=not self.args.nagle, steady=self.args.steady_heap)
         started = time.monotonic()
         self.calibrate()
         if self.wanted("wire"):
@@ -239,7 +240,7 @@ def build_load(out):
     binary, source = out / "load", HERE / "load.c"
     if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
         cc = os.environ.get("CC", "cc").split()
-        done = subprocess.run([*cc, "-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-o", str(binary), str(source), "-lmosquitto"])
+        done = subprocess.run([*cc, *"-std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -o".split(), str(binary), str(source), "-lmosquitto"])
         if done.returncode:
             sys.exit("bench: the load generator does not build; package libmosquitto-dev?")
     return binary
@@ -247,21 +248,29 @@ def build_load(out):
 
 def first_line(*argv):
     done = subprocess.run(argv, capture_output=True, text=True, env=environment())
-    return (done.stdout + done.stderr).strip().split("\n")[0]
+    return (done.stdout + done.stderr).strip().split("\n")[0] if argv[0] != "git" or done.returncode == 0 else "of unknown revision"
+
+
+def stunnel_version():
+    done = subprocess.run(["stunnel4", "-version"], capture_output=True, text=True, env=environment())
+    return next((" ".join(line.split()[:2]) for line in (done.stdout + done.stderr).split("\n") if line.startswith("stunnel ")), "no stunnel")
 
 
 def about(args, plan):
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     return {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "cpu": cpu, "cores": len(os.sched_getaffinity(0)), "kernel": platform.release(),
             "load_average": os.getloadavg(), "revision": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-            "mosquitto": first_line("mosquitto", "-h"), "openssl": first_line("openssl", "version"),
-            "stunnel": first_line("stunnel4", "-version").replace("Initializing inetd mode configuration", "stunnel4"),
-            "nodelay": not args.nagle, "rounds": plan.rounds, "quick": args.quick, "connections": plan.connections}
+            "mosquitto": first_line("mosquitto", "-h"), "openssl": first_line("openssl", "version").split(" (")[0],
+            "stunnel": stunnel_version(),
+            "nodelay": not args.nagle, "steady_heap": args.steady_heap, "rounds": plan.rounds, "quick": args.quick, "connections": plan.connections}
 
 
 def options():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    some = lambda allowed, kind=str: lambda text: [x if (x := kind(t)) in allowed else p.error(f"{t}: not one of {allowed}") for t in text.split(",")]
+
+    def some(allowed, kind=str):
+        return lambda text: [x if (x := kind(t)) in allowed else p.error(f"{t}: not one of {allowed}") for t in text.split(",")]
+
     p.add_argument("--quick", action="store_true", help="about a minute instead of nine")
     p.add_argument("--rounds", type=int, help="instead of the plan's")
     p.add_argument("--only", type=some(KINDS), help="some of " + ",".join(KINDS))
@@ -269,6 +278,9 @@ def options():
     p.add_argument("--sizes", type=some(SIZES, int), default=list(SIZES), help="some of " + ",".join(map(str, SIZES)))
     p.add_argument("--qos", type=some(QOS, int), default=list(QOS), help="0, 1 or 0,1")
     p.add_argument("--nagle", action="store_true", help="no TCP_NODELAY for ping-pong and connect either")
+    p.add_argument("--steady-heap", action="store_true", help="glibc's heap keeps its memory: steadier figures from 64 KiB on (rig.py says why)")
+    p.add_argument("--launcher", type=lambda t: pathlib.Path(t).resolve(), default=ROOT / "tools" / "oe-mqtt",
+                   help="another tree's, to compare two builds")
     p.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "bench")
     p.add_argument("--keep", action="store_true", help="keep the private directory (logs) and say where")
     args = p.parse_args()
@@ -279,8 +291,8 @@ def options():
 def missing(args):
     tools = ["mosquitto", "openssl", "gnuplot"] + (["stunnel4"] if "stunnel" in args.variants else [])
     lost = [t for t in tools if not shutil.which(t, path=environment()["PATH"])]
-    if "link" in args.variants and not os.access(LAUNCHER, os.X_OK):
-        lost.append(str(LAUNCHER))
+    if "link" in args.variants and not os.access(args.launcher, os.X_OK):
+        lost.append(str(args.launcher))
     return lost
 
 
@@ -295,7 +307,7 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix="oe-mqtt-bench-"))
     bench = None
     try:
-        bench = Bench(Rig(work, load), plan, args)
+        bench = Bench(Rig(work, load, args.launcher), plan, args)
         facts = about(args, plan)
         bench.run()
     except (Failed, KeyboardInterrupt) as e:
@@ -308,7 +320,8 @@ def main():
         else:
             shutil.rmtree(work, ignore_errors=True)
     facts["encrypted_connections"] = bench.encrypted
-    raw = {"about": facts, "seconds": bench.seconds, "counts": {f"{s}/{q}": n for (s, q), n in bench.counts.items()}, "results": bench.results, "invalid": bench.invalid}
+    raw = {"about": facts, "seconds": bench.seconds, "counts": {f"{s}/{q}": n for (s, q), n in bench.counts.items()},
+           "results": bench.results, "invalid": bench.invalid}
     (args.out / "bench.json").write_text(json.dumps(raw, indent=1) + "\n")
     report.write(raw, args.out)
     print((args.out / "bench.md").read_text())

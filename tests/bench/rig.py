@@ -16,14 +16,13 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-LAUNCHER = ROOT / "tools" / "oe-mqtt"
 VARIANTS = ("plain", "link", "tls", "stunnel")
 MARKS = (b"OEbench!", b"bench/topic")  # in every payload and the topic of every message
 TOPIC = "bench/topic"
 RETAINED = "bench/retained"  # of its own: a subscriber to TOPIC must get nothing that was not sent in its run
-# For all that is timed: glibc returns the top of the heap and maps large blocks anew again and again, or not, as the heap's layout happens to be.
-# At 1 MiB that made the same broker four times slower in one round than in the next. Memory is measured without this.
-HEAP = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+# As it comes, glibc returns the top of the heap and maps large blocks anew again and again, or not, as the heap's layout happens to be: at 1 MiB the
+# same broker is four times slower in one round than in the next. With these settings it keeps what it has; less like life, but repeatable.
+STEADY_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 CONNECTION_LINE = re.compile(r"^oe-mqtt\[\d+\]: (connect|accept) \S+ state=(\S+)", re.M)
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,7 +108,7 @@ class Load(Proc):
         self.log = rig.work / f"{name}.log"
         argv = [rig.load, argv[0], port or variant.port, *argv[1:]] + ([rig.ca] if variant.name == "tls" else [])
         if variant.name == "link":
-            argv = [LAUNCHER, "--", *argv]
+            argv = [rig.launcher, "--", *argv]
         env = environment(**rig.link_env("client", self.log), **({"LOAD_NODELAY": "1"} if variant.nodelay else {}),
                           **({"LOAD_CREDIT": str(credit)} if credit else {}), **variant.heap)
         super().__init__(argv, rig.work, name, env, pipes=True)
@@ -161,8 +160,9 @@ class Load(Proc):
 class Variant:
     """A broker, and what stands between it and its clients. port: for clients; wire_port: behind the wire, for a relay to connect to."""
 
-    def __init__(self, rig, name, tag, nodelay=False, heap=HEAP):
-        self.rig, self.name, self.tag, self.nodelay, self.heap = rig, name, tag, nodelay, heap
+    def __init__(self, rig, name, tag, nodelay=False, steady=False):
+        self.rig, self.name, self.tag, self.nodelay = rig, name, tag, nodelay
+        self.heap = STEADY_HEAP if steady else {}
         self.server, self.client_side, self.log = [], [], rig.work / f"{tag}-broker.log"
         try:
             self._start()
@@ -181,7 +181,7 @@ class Variant:
             + (f"cafile {rig.ca}\ncertfile {rig.cert}\nkeyfile {rig.key}\ntls_version tlsv1.3\n" if self.name == "tls" else ""))
         argv = ["mosquitto", "-c", conf]
         if self.name == "link":
-            argv = [LAUNCHER, "--", *argv]
+            argv = [rig.launcher, "--", *argv]
         broker = Proc(argv, rig.work, f"{tag}-broker", environment(**rig.link_env("broker", self.log), **self.heap))
         self.server.append(broker)
         broker.await_port(self.port)
@@ -280,8 +280,8 @@ class Relay(threading.Thread):
 class Rig:
     """The private directory, its certificates, and the load generator."""
 
-    def __init__(self, work, load):
-        self.work, self.load = work, load
+    def __init__(self, work, load, launcher):
+        self.work, self.load, self.launcher = work, load, launcher
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.descriptors = hard
@@ -312,7 +312,8 @@ class Rig:
         conf.write_text(
             f"foreground = yes\npid =\nsyslog = no\ndebug = err\n[mqtt]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{to}\n"
             f"sslVersion = TLSv1.3\n"
-            + (f"cert = {self.cert}\nkey = {self.key}\n" if server else f"client = yes\nCAfile = {self.ca}\nverifyChain = yes\ncheckIP = 127.0.0.1\n"))
+            + (f"cert = {self.cert}\nkey = {self.key}\n" if server
+               else f"client = yes\nCAfile = {self.ca}\nverifyChain = yes\ncheckIP = 127.0.0.1\n"))
         proc = Proc(["stunnel4", conf], self.work, name, environment())
         try:
             proc.await_port(port)

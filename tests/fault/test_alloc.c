@@ -1,0 +1,361 @@
+/*
+ * Every allocation of a whole connection fails in turn. Whatever fails: no crash, nothing leaks, an error is final and says why, no plaintext
+ * is on the wire where ciphertext was due, applications see a beginning of what was said, and freed memory holds neither plaintext nor keys.
+ * Linked with -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free.
+ */
+#include <check.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../unit/drive.h"
+#include "../unit/run.h"
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void __real_free(void *p);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+void __wrap_free(void *p);
+
+/* ---- the allocator -------------------------------------------------------------------------------------------------------------------- */
+
+#define BLOCKS_MAX 4096
+
+/* What the core has allocated. The tests' own allocations are not counted and never fail: `counting` is set around calls of the core only. */
+static struct block {
+    uint8_t *p;
+    size_t n;
+} blocks[BLOCKS_MAX];
+static size_t blocks_n;
+static int counting;
+static size_t calls, fail_at; /* 1: the first call fails; 0: none does */
+static int fail_on;           /* all from fail_at on */
+static size_t unwiped;        /* freed blocks with something of `secrets` in them */
+
+static struct oe_buf secrets[4];
+
+static int fails(void)
+{
+    if (!counting)
+        return 0;
+    calls++;
+    return fail_at != 0 && (calls == fail_at || (fail_on && calls > fail_at));
+}
+
+static void *note(void *p, size_t n)
+{
+    if (counting && p != NULL) {
+        if (blocks_n == BLOCKS_MAX)
+            abort(); /* no ck_assert here: Check allocates too */
+        blocks[blocks_n++] = (struct block){p, n};
+    }
+    return p;
+}
+
+void *__wrap_malloc(size_t n)
+{
+    return fails() ? NULL : note(__real_malloc(n), n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails() ? NULL : note(__real_calloc(n, size), n * size);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+    if (counting) {
+        (void)fprintf(stderr, "the core calls realloc, which leaves copies behind\n");
+        abort();
+    }
+    return __real_realloc(p, n);
+}
+
+void __wrap_free(void *p)
+{
+    for (size_t i = 0; i < blocks_n; i++) {
+        if (blocks[i].p != p)
+            continue;
+        for (size_t k = 0; k < sizeof(secrets) / sizeof(secrets[0]); k++) {
+            struct oe_span s = oe_buf_span(&secrets[k]);
+            if (s.n != 0 && blocks[i].n >= s.n && memmem(p, blocks[i].n, s.p, s.n) != NULL) {
+                unwiped++;
+                break;
+            }
+        }
+        blocks[i] = blocks[--blocks_n];
+        break;
+    }
+    __real_free(p);
+}
+
+/* The core is entered through this and end_call. */
+
+static enum oe_status counted_push(struct oe_conn *c, enum oe_dir dir, struct oe_span in, struct oe_flow *flow)
+{
+    counting = 1;
+    enum oe_status st = oe_conn_push(c, dir, in, 1000, flow);
+    counting = 0;
+    return st;
+}
+
+/* ---- two ends ------------------------------------------------------------------------------------------------------------------------- */
+
+struct end {
+    struct oe_conn conn;
+    struct oe_buf app, wire, sent;
+    struct oe_secret identity;
+    int dead;
+};
+
+/* What a run did. */
+struct run {
+    struct end client, broker;
+    struct oe_buf up, down, wires[2];
+    int expire; /* the handshake's time-out comes instead of the answer */
+};
+
+static const char connect[] = "\x10\x12\x00\x04MQTT\x04\x02\x00\x3C\x00\x06"
+                              "client";
+static const char connack[] = "\x20\x02\x00\x00";
+
+static void open_end(struct end *e, enum oe_role role, uint8_t seed)
+{
+    struct oe_conn_setup setup = {.role = role, .policy = OE_POLICY_PREFER, .handshake_ms = 2000, .identity = &e->identity};
+    memset(e->identity.b, seed, 32);
+    memset(setup.ephemeral.b, seed + 1, 32);
+    counting = 1;
+    e->dead = oe_conn_init(&e->conn, &setup) != OE_OK;
+    counting = 0;
+}
+
+/* A failed call is final, and says why. */
+static void judge(struct end *e, enum oe_dir dir, enum oe_status st)
+{
+    if (st == OE_OK)
+        return;
+    ck_assert_int_ne(st, OE_MORE);
+    ck_assert_msg(oe_conn_why(&e->conn, dir) != OE_REASON_NONE, "an error without a reason, phase %d status %d", (int)e->conn.phase,
+                  (int)st);
+    ck_assert_msg(e->conn.phase == OE_PHASE_BROKEN || e->conn.phase == OE_PHASE_RECORDS, "an error in phase %d", (int)e->conn.phase);
+    if (st == OE_NOMEM)
+        ck_assert_int_eq(oe_conn_why(&e->conn, dir), OE_REASON_MEMORY);
+    e->dead = 1;
+}
+
+static void end_push(struct end *e, enum oe_dir dir, const void *p, size_t n)
+{
+    struct oe_buf rest = {0}, answer = {0};
+    struct oe_sink forward = {.rest = &rest};
+    struct oe_flow flow = {.forward = &forward, .answer = &answer};
+    if (e->dead)
+        return;
+    enum oe_status st = counted_push(&e->conn, dir, (struct oe_span){p, n}, &flow);
+    drive_raw(dir == OE_FROM_APP ? &e->wire : &e->app, oe_buf_span(&rest).p, oe_buf_n(&rest));
+    drive_raw(&e->wire, oe_buf_span(&answer).p, oe_buf_n(&answer));
+    if (dir == OE_FROM_APP)
+        drive_raw(&e->sent, p, st == OE_OK ? flow.taken : n);
+    oe_buf_free(&rest);
+    oe_buf_free(&answer);
+    judge(e, dir, st);
+}
+
+static void end_call(struct end *e, enum oe_status function(struct oe_conn *, struct oe_flow *))
+{
+    struct oe_buf rest = {0}, answer = {0};
+    struct oe_sink forward = {.rest = &rest};
+    struct oe_flow flow = {.forward = &forward, .answer = &answer};
+    if (e->dead)
+        return;
+    counting = 1;
+    enum oe_status st = function(&e->conn, &flow);
+    counting = 0;
+    drive_raw(&e->app, oe_buf_span(&rest).p, oe_buf_n(&rest));
+    oe_buf_free(&rest);
+    oe_buf_free(&answer);
+    judge(e, OE_FROM_PEER, st);
+}
+
+/* Carries what is on one end's wire to the other in two pieces. */
+static void carry(struct run *r, struct end *from, struct end *to, int way)
+{
+    struct oe_buf piece = {0};
+    size_t n = oe_buf_n(&from->wire), half = n / 3;
+    drive_raw(&piece, oe_buf_span(&from->wire).p, n);
+    oe_buf_drop(&from->wire, n);
+    drive_raw(&r->wires[way], oe_buf_span(&piece).p, n);
+    end_push(to, OE_FROM_PEER, oe_buf_span(&piece).p, half);
+    end_push(to, OE_FROM_PEER, oe_buf_span(&piece).p + half, n - half);
+    oe_buf_free(&piece);
+}
+
+static void say(struct end *e, struct oe_buf *script, size_t n)
+{
+    if (e->dead)
+        return;
+    uint8_t *text = __real_malloc(n + sizeof(WORLD_MARKER));
+    for (size_t i = 0; i < n; i++)
+        text[i] = (uint8_t)WORLD_MARKER[i % (sizeof(WORLD_MARKER) - 1)];
+    drive_raw(script, text, n);
+    end_push(e, OE_FROM_APP, text, n);
+    __real_free(text);
+}
+
+static void scenario(struct run *r)
+{
+    struct end *i = &r->client, *o = &r->broker;
+    open_end(i, OE_INITIATOR, 1);
+    open_end(o, OE_RESPONDER, 3);
+    drive_raw(&r->up, connect, sizeof(connect) - 1);
+    end_push(i, OE_FROM_APP, connect, sizeof(connect) - 1);
+    carry(r, i, o, 0);
+    drive_raw(&r->down, connack, sizeof(connack) - 1);
+    end_push(o, OE_FROM_APP, connack, sizeof(connack) - 1);
+    carry(r, o, i, 1); /* CONNACK: the probe */
+    carry(r, i, o, 0); /* message 2 and UNSUBACK */
+    if (!i->dead && !o->dead && i->conn.phase == OE_PHASE_I_PROBE && !r->expire)
+        say(o, &r->down, 3000); /* held */
+    if (r->expire)
+        end_call(i, oe_conn_expire);
+    carry(r, o, i, 1);
+    carry(r, i, o, 0); /* message 3, or abort */
+    carry(r, o, i, 1); /* what was held */
+    for (int k = 0; k < 2 && !r->expire; k++) {
+        if (i->conn.phase == OE_PHASE_RECORDS)
+            say(i, &r->up, 40000);
+        if (o->conn.phase == OE_PHASE_RECORDS)
+            say(o, &r->down, 20000);
+        carry(r, i, o, 0);
+        carry(r, o, i, 1);
+    }
+    end_call(i, oe_conn_peer_end);
+    end_call(o, oe_conn_peer_end);
+}
+
+static void run_once(int expire, struct run *r)
+{
+    memset(r, 0, sizeof(*r));
+    r->expire = expire;
+    calls = blocks_n = 0;
+    scenario(r);
+}
+
+static void close_run(struct run *r)
+{
+    struct oe_buf *all[] = {&r->up,          &r->down,        &r->wires[0],   &r->wires[1],    &r->client.app,
+                            &r->client.wire, &r->client.sent, &r->broker.app, &r->broker.wire, &r->broker.sent};
+    oe_conn_wipe(&r->client.conn);
+    oe_conn_wipe(&r->broker.conn);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        oe_buf_free(all[i]);
+}
+
+static void ck_run(const struct run *r, size_t at)
+{
+    ck_assert_msg(drive_prefix(&r->client.app, &r->down), "allocation %zu: the client's bytes differ", at);
+    ck_assert_msg(drive_prefix(&r->broker.app, &r->up), "allocation %zu: the broker's bytes differ", at);
+    for (int way = 0; way < 2 && !r->expire; way++)
+        ck_assert_msg(!drive_contains(&r->wires[way], WORLD_MARKER, sizeof(WORLD_MARKER) - 1), "allocation %zu: plaintext on the wire", at);
+}
+
+static void every_allocation(int expire, int all_from_there)
+{
+    struct run r;
+    fail_at = 0;
+    run_once(expire, &r);
+    size_t total = calls;
+    ck_assert(!r.client.dead && !r.broker.dead);
+    ck_assert_int_eq(r.client.conn.phase, expire ? OE_PHASE_PLAIN : OE_PHASE_RECORDS);
+    ck_assert(drive_same(&r.client.app, &r.down) && drive_same(&r.broker.app, &r.up));
+    ck_run(&r, 0);
+    close_run(&r);
+    ck_assert_uint_eq(blocks_n, 0);
+    ck_assert_uint_gt(total, 10);
+    fail_on = all_from_there;
+    for (fail_at = 1; fail_at <= total; fail_at++) {
+        run_once(expire, &r);
+        size_t at = fail_at;
+        ck_run(&r, at);
+        close_run(&r);
+        ck_assert_msg(blocks_n == 0, "allocation %zu: %zu blocks leak", at, blocks_n);
+    }
+    fail_at = 0;
+}
+
+START_TEST(one_allocation_fails)
+{
+    every_allocation(0, 0);
+}
+END_TEST
+
+START_TEST(all_allocations_fail_from_one_on)
+{
+    every_allocation(0, 1);
+}
+END_TEST
+
+START_TEST(one_fails_with_a_timeout)
+{
+    every_allocation(1, 0);
+    every_allocation(1, 1);
+}
+END_TEST
+
+/* What the core frees holds no plaintext of records, no secret key and no key of the records. */
+START_TEST(freed_memory_is_wiped)
+{
+    struct run r;
+    unwiped = 0;
+    run_once(0, &r); /* for its keys */
+    drive_raw(&secrets[0], WORLD_MARKER, 12);
+    drive_raw(&secrets[1], r.client.conn.send.cipher.k.b, 32);
+    drive_raw(&secrets[2], r.client.conn.receive.cipher.k.b, 32);
+    drive_raw(&secrets[3], r.client.identity.b, 32);
+    close_run(&r);
+    unwiped = 0;
+    run_once(0, &r);
+    /* buffers of this test carry wire and application bytes, but are not counted: only the core's are looked at */
+    close_run(&r);
+    for (size_t i = 0; i < 4; i++)
+        oe_buf_free(&secrets[i]);
+    ck_assert_msg(unwiped == 0, "%zu blocks were freed with plaintext or keys in them", unwiped);
+}
+END_TEST
+
+/* The same for a buffer that was emptied before it is freed, and one whose content was moved. */
+START_TEST(buf_wipes_what_was_taken)
+{
+    struct oe_buf b = {0};
+    uint8_t text[600];
+    unwiped = 0;
+    drive_raw(&secrets[0], WORLD_MARKER, sizeof(WORLD_MARKER) - 1);
+    memset(text, '.', sizeof(text));
+    counting = 1;
+    ck_assert_int_eq(oe_buf_put(&b, WORLD_MARKER, sizeof(WORLD_MARKER) - 1), OE_OK);
+    oe_buf_drop(&b, sizeof(WORLD_MARKER) - 1);
+    oe_buf_free(&b);
+    size_t emptied = unwiped;
+    ck_assert_int_eq(oe_buf_put(&b, text, 500), OE_OK);
+    ck_assert_int_eq(oe_buf_put(&b, text, 400), OE_OK);
+    ck_assert_int_eq(oe_buf_put(&b, WORLD_MARKER, sizeof(WORLD_MARKER) - 1), OE_OK); /* at offset 900 of 1,000 */
+    oe_buf_drop(&b, 600);
+    ck_assert_int_eq(oe_buf_put(&b, text, 200), OE_OK); /* the rest moves to the front */
+    oe_buf_free(&b);
+    counting = 0;
+    size_t moved = unwiped - emptied;
+    oe_buf_free(&secrets[0]);
+    ck_assert_msg(emptied == 0 && moved == 0, "emptied: %zu, moved: %zu blocks freed unwiped", emptied, moved);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *const tests[] = {
+        one_allocation_fails, all_allocations_fail_from_one_on, one_fails_with_a_timeout, freed_memory_is_wiped, buf_wipes_what_was_taken,
+    };
+    return sodium_init() < 0 ? 1 : RUN_TESTS("alloc", tests);
+}

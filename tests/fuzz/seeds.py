@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+"""Writes the seeds of the fuzzers into tests/fuzz/corpus: small inputs that come to every state, made by hand. No valid message 2 or 3 is
+among them: a fuzzer that plays the peer must not reach records."""
+
+import os
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PEER, LONG, APP, EXPIRE, END, LATER = range(6)
+CARRY, CARRY_ALL, FLIP, DROP, REPEAT, INVENT, KEEP_BACK, GIVE_BACK, SPEAK, R_EXPIRE, R_END = range(11)
+
+
+def packet(first, body):
+    assert len(body) < 128
+    return bytes([first, len(body)]) + body
+
+
+def text(s):
+    return len(s).to_bytes(2, "big") + s
+
+
+def connect(v):
+    name = b"MQIsdp" if v == 3 else b"MQTT"
+    return packet(0x10, text(name) + bytes([v, 2, 0, 60]) + (b"\0" if v == 5 else b"") + text(b"client"))
+
+
+def connack(v):
+    return packet(0x20, b"\0\0" + (b"\0" if v == 5 else b""))
+
+
+def publish(v, topic, payload, first=0x30):
+    return packet(first, text(topic) + (b"\0" if v == 5 else b"") + payload)
+
+
+def unsuback(v):
+    return packet(0xB0, b"\xff\xff" + (b"\0\x11" if v == 5 else b""))
+
+
+def probe(v):
+    return packet(0xA2, b"\xff\xff" + (b"\0" if v == 5 else b"") + text(b"oe-mqtt/1/" + b"Z" * 42 + b"A"))
+
+
+def step(kind, data=b""):
+    return bytes([kind, len(data)]) + data
+
+
+def frames():
+    for v in (3, 4, 5):
+        yield bytes([v]) + connect(v) + connack(v) + publish(v, b"a/b", b"payload") + unsuback(v) + probe(v) + b"\xc0\0"
+        yield bytes([0]) + probe(v)
+        yield bytes([6]) + publish(v, b"$", b"c" * 30) + publish(v, b"oe-mqtt/1", b"m" * 96)
+    yield b"\x02\x20\x0e\x00\x00\x0b\x27\x00\x00\x00\x3c\x26\x00\x01k\x00\x00"
+    yield b"\x01\xf0\x0d\x18\x0b\x15\x00\x03abc\x16\x00\x02de" + b"\x30\x80\x80\x80\x80"
+
+
+def initiators():
+    for v in (3, 4, 5):
+        fake = publish(v, b"oe-mqtt/1", b"m" * 96)
+        yield bytes([v - 3, 2]) + step(PEER, connack(v)) + step(PEER, publish(v, b"t", b"q")) + step(PEER, fake) + step(PEER, unsuback(v)) + step(APP, b"\xc0\0")
+        yield bytes([v, 3]) + step(PEER, fake) + step(EXPIRE) + step(PEER, fake) + step(APP, b"\xc0\0") + step(PEER, unsuback(v) + b"\xd0\0")
+        yield bytes([v, 0]) + step(PEER, fake[:20]) + step(END) + step(APP, b"\xc0\0")
+    yield bytes([6, 1]) + step(APP, connect(5) + b"\xf0\0") + step(PEER, b"\xf0\0" + connack(5)) + step(PEER, unsuback(5))
+    yield bytes([6, 4]) + step(APP, b"\x16\x03\x01\x00\x05") + step(PEER, b"\x16\x03\x03")
+    yield bytes([6, 4]) + step(END) + step(APP, connect(4))
+
+
+def responders():
+    for v in (3, 4, 5):
+        yield bytes([v - 3, 2]) + step(PEER, probe(v)) + step(APP, b"\xd0\0") + step(PEER, publish(v, b"oe-mqtt/1", b"")) + step(PEER, b"\xc0\0")
+        yield bytes([v, 1]) + step(APP, publish(v, b"t", b"x")) + step(PEER, publish(v, b"oe-mqtt/1", b"m" * 64))
+        yield bytes([v, 5]) + step(APP, b"\xd0\0") + step(PEER, publish(v, b"$", b"c" * 30))
+        yield bytes([v - 3, 5]) + step(APP, b"\x30\x03\x00") + step(PEER, probe(v)) + step(APP, b"\x01t") + step(LATER) + step(LATER) + step(PEER, b"\xc0\0")
+    yield bytes([6, 1]) + step(PEER, connect(5) + b"\xf0\0") + step(APP, connack(5)) + step(PEER, b"\xf0\0" + probe(5))
+    yield bytes([6, 2]) + step(PEER, connect(4) + probe(4)) + step(APP, connack(4))
+    yield bytes([6, 2]) + step(END) + step(APP, b"x") + step(PEER, b"x")
+
+
+def relays():
+    up, down = 0, 1
+    talk = [(SPEAK, up), (CARRY_ALL, up), (SPEAK, down), (CARRY_ALL, down), (CARRY_ALL, up), (CARRY_ALL, down), (CARRY_ALL, up)]
+    records = [(SPEAK, up), (SPEAK, down), (CARRY_ALL, up), (CARRY_ALL, down)]
+    held = [(SPEAK, up), (CARRY_ALL, up), (SPEAK, down), (CARRY_ALL, down), (CARRY_ALL, up), (SPEAK, down), (CARRY_ALL, down), (CARRY_ALL, up), (CARRY_ALL, down)]
+    for v in (0, 1, 2):
+        for steps in (talk + records * 2, talk[:5] + [(FLIP, 41)] + talk[5:], talk + [(SPEAK, up), (FLIP, 80), (CARRY_ALL, up)],
+                      talk + [(SPEAK, up), (KEEP_BACK, 60), (SPEAK, up), (CARRY_ALL, up), (GIVE_BACK, 2)], held + records,
+                      talk[:5] + [(R_EXPIRE, 0), (SPEAK, up), (CARRY_ALL, down), (CARRY_ALL, up)], talk[:6] + [(R_END, down)] + records):
+            yield bytes([v]) + b"".join(bytes(s) for s in steps)
+
+
+for name, seeds in (("frame", frames), ("initiator", initiators), ("responder", responders), ("relay", relays)):
+    os.makedirs(os.path.join(HERE, "corpus", name), exist_ok=True)
+    for i, seed in enumerate(seeds()):
+        with open(os.path.join(HERE, "corpus", name, f"{i:02}"), "wb") as f:
+            f.write(seed)
