@@ -15,8 +15,8 @@
 /* Without an epoll instance (no descriptor left) the queue is looked at this often. */
 #define NAP_MS 5
 
-/* How much that has been seen stays in the kernel's queue, and keeps the socket readable for an application that takes a byte at a time. More is
- * taken out whole, since even one byte left of a large segment keeps the window closed (on loopback, where a segment is as large as the window). */
+/* How much that has been seen stays in the kernel's queue. Of more one byte stays: it keeps the socket readable for an application that takes a
+ * packet at a time after a time-out. */
 #define SEEN_BYTES_MAX 4096U
 
 /* The socket whose handshake this thread waits for. */
@@ -52,12 +52,26 @@ static uint32_t wait_epoll(int ep, uint64_t ms)
     return n == 1 ? ev.events : 0;
 }
 
+/* One byte of a large segment keeps the whole of it in the receive buffer, and on loopback, where a segment is as large as the window, the window
+ * closed. A low-water mark makes the kernel grow the buffer and, unlike SO_RCVBUF, leaves its autotuning on. */
+static void grow_window(int fd)
+{
+    int was = 1, much = 1 << 20;
+    socklen_t n = sizeof(was);
+
+    if (OE_SYS6(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVLOWAT, &was, &n, 0) != 0)
+        return;
+    OE_SYS6(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVLOWAT, &much, sizeof(much), 0);
+    OE_SYS6(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVLOWAT, &was, sizeof(was), 0);
+}
+
 /* Both locks held: pushes what is new in the kernel's queue. Returns whether there was anything. */
 static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe_flow *flow, enum oe_status *st, int *gone)
 {
     if (s->raw > SEEN_BYTES_MAX) {
-        oe_io_discard(fd, s->raw);
-        s->raw = 0;
+        grow_window(fd);
+        oe_io_discard(fd, s->raw - 1);
+        s->raw = 1;
     }
     long r = oe_sys_recv(fd, scratch->p, OE_BATCH_BYTES, MSG_PEEK | MSG_DONTWAIT);
     *gone = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
