@@ -68,7 +68,8 @@ uint8_t *oe_sink_reserve(struct oe_sink *s, size_t n)
 
 void oe_sink_wrote(struct oe_sink *s, const uint8_t *at, size_t n)
 {
-    if (s->n_max != 0 && at == s->p + s->n)
+    /* rest may lie directly behind the caller's bytes */
+    if (s->n < s->n_max && at == s->p + s->n)
         s->n += n;
     else
         oe_buf_wrote(s->rest, n);

@@ -135,6 +135,15 @@ static enum oe_status watch_app(struct oe_conn *c, struct oe_span in, uint64_t n
     return c->phase == OE_PHASE_R_ANSWER ? oe_responder_answer(c, now_ms, flow->forward) : OE_OK;
 }
 
+/* The side that should wait for a CONNECT has something to say: no MQTT. Where no MQTT may pass a CONNECT could still follow: the watch goes on. */
+static enum oe_status spoke_first(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
+{
+    if (c->policy != OE_POLICY_REFUSE)
+        oe_conn_go_plain(c, OE_REASON_PEER_FIRST);
+    *taken = in.n;
+    return oe_sink_put(flow->forward, in.p, in.n);
+}
+
 static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
 {
     enum oe_status st = OE_OK;
@@ -147,7 +156,7 @@ static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t no
         case OE_PHASE_I_UNSUBACK:
             return OE_OK;
         case OE_PHASE_R_CONNECT:
-            oe_conn_go_plain(c, OE_REASON_PEER_FIRST);
+            st = spoke_first(c, rest, flow, &taken);
             break;
         case OE_PHASE_I_CONNECT:
         case OE_PHASE_I_CONNACK:
@@ -277,7 +286,7 @@ static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t n
         size_t taken = 0;
         switch (c->phase) {
         case OE_PHASE_I_CONNECT:
-            oe_conn_go_plain(c, OE_REASON_PEER_FIRST);
+            st = spoke_first(c, rest, flow, &taken);
             break;
         case OE_PHASE_R_CONNECT:
             st = watch_connect(c, rest, flow, &taken);
@@ -354,15 +363,21 @@ enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
     case OE_PHASE_R_MESSAGE3:
         return oe_conn_go_broken(c, OE_REASON_HANDSHAKE_ENDED, OE_CRYPTO);
     case OE_PHASE_RECORDS:
+        if (c->failed[OE_FROM_PEER] != OE_REASON_NONE)
+            return OE_CRYPTO;
         return oe_buf_n(&c->part) == 0 ? OE_OK : oe_conn_fail(c, OE_FROM_PEER, OE_REASON_TRUNCATED, OE_CRYPTO);
+    case OE_PHASE_I_CONNECT:
+    case OE_PHASE_R_CONNECT:
+        if (c->policy == OE_POLICY_REFUSE)
+            return OE_OK; /* what the application writes is still to be looked at */
+        oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
+        return release(c, flow);
     case OE_PHASE_I_CONNACK:
     case OE_PHASE_I_LATE:
     case OE_PHASE_R_FIRST:
     case OE_PHASE_R_ANSWER:
         oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
         return release(c, flow);
-    case OE_PHASE_I_CONNECT:
-    case OE_PHASE_R_CONNECT:
     case OE_PHASE_PLAIN:
         return c->hs == NULL ? OE_OK : release(c, flow);
     case OE_PHASE_BROKEN:
@@ -405,7 +420,8 @@ int oe_conn_abandon(struct oe_conn *c)
 {
     if (c->phase != OE_PHASE_I_CONNECT && c->phase != OE_PHASE_R_CONNECT && c->phase != OE_PHASE_PLAIN)
         return 0;
-    oe_conn_go_plain(c, OE_REASON_SHARED);
+    if (c->policy != OE_POLICY_REFUSE)
+        oe_conn_go_plain(c, OE_REASON_SHARED);
     return 1;
 }
 

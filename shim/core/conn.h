@@ -150,7 +150,8 @@ size_t oe_conn_kept(const struct oe_conn *c);
 /* A responder's application waits to write: breaks the connection (OE_LIMIT) if message 3 has not come for OE_RESPONDER_HELD_MS_MAX. */
 enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms);
 
-/* Another process uses the connection: if it is not known to be MQTT yet it is plain from here on, and the result is 1. */
+/* Another process uses the connection: if it is not known to be MQTT yet the result is 1, and it is plain from here on (with OE_POLICY_REFUSE
+ * it stays under watch). */
 int oe_conn_abandon(struct oe_conn *c);
 
 /* Whether a responder holds its application's output (R_MESSAGE3), and how much of it. */

@@ -49,9 +49,20 @@ static enum oe_reason why_not_probe(const struct oe_conn *c, struct oe_span pack
         return OE_REASON_CONNACK_REFUSED;
     if (!oe_framer_boundary(&c->hs->app))
         return OE_REASON_PIPELINED;
-    if (oe_property_find(connack.properties, OE_PROP_MAXIMUM_PACKET_SIZE, &size) == OE_OK && size.number < oe_link_probe_bytes(c->version))
-        return OE_REASON_PACKET_SIZE;
-    return c->no_probe;
+    switch (oe_property_find(connack.properties, OE_PROP_MAXIMUM_PACKET_SIZE, &size)) {
+    case OE_OK:
+        return size.number < oe_link_probe_bytes(c->version) ? OE_REASON_PACKET_SIZE : c->no_probe;
+    case OE_MORE: /* it is not there */
+        return c->no_probe;
+    case OE_MALFORMED:
+    case OE_NOMEM:
+    case OE_CRYPTO:
+    case OE_LIMIT:
+    case OE_INVALID:
+    case OE_SYSTEM:
+        break;
+    }
+    return OE_REASON_MALFORMED;
 }
 
 /* Step 3 of 2.2: the CONNACK is held, the probe goes out. */
@@ -184,9 +195,9 @@ static enum oe_status decide_answer(struct oe_conn *c, struct oe_flow *flow, enu
     case OE_LINK_UNKNOWN:
         return OE_OK;
     case OE_LINK_MALFORMED:
+        if (c->phase == OE_PHASE_I_PROBE)
+            return oe_conn_go_broken(c, OE_REASON_MALFORMED, OE_MALFORMED);
         *verdict = OE_VERDICT_PASS;
-        if (c->phase == OE_PHASE_I_PROBE && oe_conn_move(&hs->held, flow->forward) != OE_OK)
-            return OE_NOMEM;
         oe_conn_go_plain(c, OE_REASON_MALFORMED);
         return OE_OK;
     case OE_LINK_OTHER:

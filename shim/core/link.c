@@ -90,6 +90,7 @@ enum oe_status oe_link_read_probe(const uint8_t *p, size_t n, enum oe_mqtt versi
 {
     uint8_t front[OE_PROBE_BYTES_MAX];
     size_t front_n = probe_front(version, front);
+    char again[OE_PROBE_KEY_CHARS + 1];
     size_t key_n;
 
     if (memcmp(p, front, n < front_n ? n : front_n) != 0)
@@ -100,7 +101,9 @@ enum oe_status oe_link_read_probe(const uint8_t *p, size_t n, enum oe_mqtt versi
                           sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0 ||
         key_n != OE_MESSAGE1_BYTES)
         return OE_MALFORMED;
-    return OE_OK;
+    /* libsodium 1.0.18 reads some characters with the eighth bit set as if it were not */
+    sodium_bin2base64(again, sizeof(again), message1, OE_MESSAGE1_BYTES, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+    return memcmp(again, p + front_n, OE_PROBE_KEY_CHARS) == 0 ? OE_OK : OE_MALFORMED;
 }
 
 size_t oe_link_write_unsuback(enum oe_mqtt version, uint8_t *out)

@@ -123,6 +123,7 @@ static enum oe_status decide_message3(struct oe_conn *c, struct oe_flow *flow, e
     case OE_LINK_UNKNOWN:
         return OE_OK;
     case OE_LINK_RECORD:
+    case OE_LINK_MALFORMED:
         return oe_conn_go_broken(c, OE_REASON_BAD_MESSAGE3, OE_CRYPTO);
     case OE_LINK_HANDSHAKE:
         if (h.total_n > OE_HANDSHAKE_PACKET_BYTES_MAX)
@@ -137,7 +138,6 @@ static enum oe_status decide_message3(struct oe_conn *c, struct oe_flow *flow, e
         return message.n == 0 ? gave_up(c, flow) : finish(c, message, flow);
     case OE_LINK_UNSUBACK:
     case OE_LINK_OTHER:
-    case OE_LINK_MALFORMED:
         break;
     }
     *verdict = OE_VERDICT_PASS;

@@ -324,7 +324,7 @@ START_TEST(i_probe__publish_that_is_no_message2)
     {
         for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
             to_message3(v);
-            struct oe_buf p = publish_of(v, 0x30, "oe-mqtt/1", sizes[i]);
+            struct oe_buf p = publish_of(v, i % 2 ? 0x39 : 0x30, "oe-mqtt/1", sizes[i]);
             for (size_t k = 0; k < oe_buf_n(&p); k += 7) {
                 size_t n = oe_buf_n(&p) - k < 7 ? oe_buf_n(&p) - k : 7;
                 ck_assert_int_eq(drive_peer(&I, oe_buf_span(&p).p + k, n), OE_OK);
@@ -645,6 +645,46 @@ START_TEST(policy_refuse__peer_first)
 }
 END_TEST
 
+/* ... nor does a second process that uses the socket. */
+START_TEST(policy_refuse__shared)
+{
+    struct oe_buf c = connect_of(4);
+    open_policy(OE_POLICY_REFUSE);
+    (void)oe_conn_abandon(&I.conn);
+    (void)drive_app(&I, oe_buf_span(&c).p, oe_buf_n(&c));
+    ck_assert_msg(oe_buf_n(&I.wire) == 0, "CONNECT left in plain");
+    oe_buf_free(&c);
+    close_both();
+}
+END_TEST
+
+/* A second process: plain before CONNECT is complete, not possible any more from then on. */
+START_TEST(shared)
+{
+    struct oe_buf c = connect_of(4);
+    for (size_t n = 0; n < oe_buf_n(&c); n++) {
+        open_both();
+        ck_assert_int_eq(drive_app(&I, oe_buf_span(&c).p, n), OE_OK);
+        ck_assert_int_eq(drive_peer(&R, oe_buf_span(&c).p, n), OE_OK);
+        ck_assert(oe_conn_abandon(&I.conn) && oe_conn_abandon(&R.conn));
+        ck_ended_plain(&I, OE_REASON_SHARED);
+        ck_ended_plain(&R, OE_REASON_SHARED);
+        ck_assert_int_eq(drive_app(&I, oe_buf_span(&c).p + n, oe_buf_n(&c) - n), OE_OK);
+        ck_assert(drive_same(&I.wire, &c));
+        close_both();
+    }
+    oe_buf_free(&c);
+    void (*const states[])(int) = {to_connack, to_probe, to_message3, to_unsuback, to_records};
+    for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+        states[i](4);
+        enum oe_phase before[2] = {I.conn.phase, R.conn.phase};
+        ck_assert(!oe_conn_abandon(&I.conn) && !oe_conn_abandon(&R.conn));
+        ck_assert(I.conn.phase == before[0] && R.conn.phase == before[1]);
+        close_both();
+    }
+}
+END_TEST
+
 START_TEST(nothing_pushed)
 {
     EACH_VERSION(v)
@@ -712,6 +752,8 @@ int main(void)
         policy_off,
         policy_refuse,
         policy_refuse__peer_first,
+        policy_refuse__shared,
+        shared,
         nothing_pushed,
         forget_wipes_keys,
     };
