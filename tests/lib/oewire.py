@@ -417,8 +417,8 @@ class Initiator(Endpoint):
             self.app_write(waits)
 
     def _malformed(self):
-        if self.state == "I_UNSUBACK":
-            self._broken("not the UNSUBACK")
+        if self.state in ("I_PROBE", "I_UNSUBACK"):
+            self._broken("malformed")
         else:
             self._plain("malformed")
 
@@ -655,7 +655,10 @@ class Responder(Endpoint):
         self.inbox = b""
 
     def _malformed(self):
-        self._plain("malformed")
+        if self.state == "R_MESSAGE3":
+            self._broken("malformed")
+        else:
+            self._plain("malformed")
 
     def _pop(self, n):
         out, self.inbox = self.inbox[:n], self.inbox[n:]
