@@ -54,7 +54,7 @@ void oe_buf_drop(struct oe_buf *b, size_t n)
 void oe_buf_free(struct oe_buf *b)
 {
     if (b->p != NULL)
-        sodium_memzero(b->p, b->len);
+        sodium_memzero(b->p, b->cap);
     free(b->p);
     *b = (struct oe_buf){0};
 }

@@ -323,8 +323,6 @@ static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t n
     }
     if (st == OE_OK && c->hs != NULL && (c->phase == OE_PHASE_RECORDS || c->phase == OE_PHASE_PLAIN))
         st = release(c, flow);
-    if (st == OE_NOMEM && c->phase != OE_PHASE_RECORDS)
-        oe_conn_go_broken(c, OE_REASON_MEMORY, st);
     return st;
 }
 
@@ -341,21 +339,29 @@ static int refused(struct oe_conn *c, enum oe_dir dir, struct oe_span in)
     return 1;
 }
 
+/* The end of every call: without memory the connection cannot go on. */
+static enum oe_status done(struct oe_conn *c, enum oe_dir dir, enum oe_status st)
+{
+    if (st != OE_NOMEM)
+        return st;
+    return c->phase == OE_PHASE_RECORDS ? oe_conn_fail(c, dir, OE_REASON_MEMORY, st) : oe_conn_go_broken(c, OE_REASON_MEMORY, st);
+}
+
 enum oe_status oe_conn_push(struct oe_conn *c, enum oe_dir dir, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
 {
     flow->taken = 0;
     if (refused(c, dir, in))
         return OE_INVALID;
-    return dir == OE_FROM_APP ? push_app(c, in, now_ms, flow) : push_peer(c, in, now_ms, flow);
+    return done(c, dir, dir == OE_FROM_APP ? push_app(c, in, now_ms, flow) : push_peer(c, in, now_ms, flow));
 }
 
-enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
+static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
 {
     switch (c->phase) {
     case OE_PHASE_I_PROBE:
         c->remember = OE_REMEMBER_CLOSED;
         if (oe_conn_move(&c->hs->held, flow->forward) != OE_OK)
-            return oe_conn_go_broken(c, OE_REASON_MEMORY, OE_NOMEM);
+            return OE_NOMEM;
         oe_buf_free(&c->hs->kept); /* the front of an answer is nothing for the application */
         oe_conn_go_plain(c, OE_REASON_PROBE_CLOSED);
         return release(c, flow);
@@ -386,6 +392,11 @@ enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
     return OE_CRYPTO;
 }
 
+enum oe_status oe_conn_peer_end(struct oe_conn *c, struct oe_flow *flow)
+{
+    return done(c, OE_FROM_PEER, peer_end(c, flow));
+}
+
 enum oe_reason oe_conn_why(const struct oe_conn *c, enum oe_dir dir)
 {
     return c->phase == OE_PHASE_RECORDS ? c->failed[dir] : c->reason;
@@ -406,7 +417,7 @@ enum oe_status oe_conn_expire(struct oe_conn *c, struct oe_flow *flow)
     if (c->phase != OE_PHASE_I_PROBE)
         return OE_OK;
     c->remember = OE_REMEMBER_TIMEOUT;
-    return oe_initiator_give_up(c, OE_REASON_TIMEOUT, flow);
+    return done(c, OE_FROM_PEER, oe_initiator_give_up(c, OE_REASON_TIMEOUT, flow));
 }
 
 enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms)

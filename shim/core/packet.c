@@ -94,6 +94,8 @@ static enum oe_status body(struct oe_span packet, enum oe_type type, struct oe_s
     struct oe_header h;
     if (oe_frame_header(packet.p, packet.n, &h) != OE_OK || h.total_n != packet.n || oe_header_type(h.first) != (unsigned)type)
         return OE_MALFORMED;
+    if (type != OE_TYPE_PUBLISH && (h.first & 0x0F) != (type == OE_TYPE_UNSUBSCRIBE ? 2 : 0))
+        return OE_MALFORMED; /* reserved bits [MQTT-2.1.3-1] */
     *out = (struct oe_span){packet.p + h.header_n, packet.n - h.header_n};
     return OE_OK;
 }
@@ -262,7 +264,7 @@ enum oe_status oe_unsubscribe_read(struct oe_span packet, enum oe_mqtt version, 
     struct oe_span b, filter;
 
     *out = (struct oe_unsubscribe){0};
-    if (body(packet, OE_TYPE_UNSUBSCRIBE, &b) != OE_OK || (packet.p[0] & 0x0F) != 2 || take_id(&b, &out->id) != OE_OK ||
+    if (body(packet, OE_TYPE_UNSUBSCRIBE, &b) != OE_OK || take_id(&b, &out->id) != OE_OK ||
         take_properties(&b, version, &out->properties) != OE_OK)
         return OE_MALFORMED;
     do {
