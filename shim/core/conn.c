@@ -244,7 +244,8 @@ static enum oe_status gate(struct oe_conn *c, struct oe_span in, uint64_t now_ms
     if (*taken < missing)
         return OE_OK;
     hs->want++; /* unless the verdict asks for more at once */
-    enum oe_status st = c->role == OE_INITIATOR ? oe_initiator_decide(c, now_ms, flow, &verdict) : oe_responder_decide(c, now_ms, flow, &verdict);
+    enum oe_status st =
+        c->role == OE_INITIATOR ? oe_initiator_decide(c, now_ms, flow, &verdict) : oe_responder_decide(c, now_ms, flow, &verdict);
     return st == OE_OK ? obey(c, verdict, flow) : st;
 }
 

@@ -102,8 +102,8 @@ struct oe_conn {
     struct oe_public peer;     /* the peer's long-term key, valid in OE_PHASE_RECORDS */
     struct oe_link send;
     struct oe_link receive;
-    struct oe_buf part;        /* the front of a record whose end has not come */
-    struct oe_handshake *hs;   /* NULL when the handshake is over */
+    struct oe_buf part;      /* the front of a record whose end has not come */
+    struct oe_handshake *hs; /* NULL when the handshake is over */
 };
 
 /* What a push gives. forward is where bytes go on; answer takes bytes for the wire and may be NULL for OE_FROM_APP. */

@@ -12,21 +12,21 @@
 /* What only a handshake needs; freed when it is over. */
 struct oe_handshake {
     struct oe_noise noise;
-    struct oe_framer app;       /* watches what the application writes */
-    struct oe_framer connect;   /* responder: watches the CONNECT that comes in */
-    struct oe_buf kept;         /* the front of the peer's packet that is not decided on */
-    size_t want;                /* bytes of kept at which to decide again */
-    size_t left;                /* bytes of the peer's packet that pass without being looked at */
-    int dropping;               /* ... that are withheld instead */
-    int app_spoke;              /* initiator: bytes of the application went out since the probe */
-    int connack_sent;           /* responder */
-    struct oe_buf held;         /* initiator: for the application; responder: for the wire */
+    struct oe_framer app;     /* watches what the application writes */
+    struct oe_framer connect; /* responder: watches the CONNECT that comes in */
+    struct oe_buf kept;       /* the front of the peer's packet that is not decided on */
+    size_t want;              /* bytes of kept at which to decide again */
+    size_t left;              /* bytes of the peer's packet that pass without being looked at */
+    int dropping;             /* ... that are withheld instead */
+    int app_spoke;            /* initiator: bytes of the application went out since the probe */
+    int connack_sent;         /* responder */
+    struct oe_buf held;       /* initiator: for the application; responder: for the wire */
     uint32_t handshake_ms;
     uint64_t deadline_ms;
     struct oe_secret ephemeral;
     const struct oe_secret *identity;
     uint8_t answer[OE_HANDSHAKE_PACKET_BYTES_MAX + OE_UNSUBACK_BYTES_MAX]; /* responder: message 2 and UNSUBACK */
-    size_t answer_n;                                                     /* initiator: the UNSUBACK that is expected */
+    size_t answer_n;                                                       /* initiator: the UNSUBACK that is expected */
 };
 
 /* What becomes of the peer's packet whose front is kept. */

@@ -135,7 +135,8 @@ size_t oe_link_write_handshake(enum oe_mqtt version, const uint8_t *message, siz
 }
 
 /* Whether the body of a PUBLISH, of which n bytes of total_n are here, begins with topic. UNKNOWN, yes (kind), or OTHER. */
-static enum oe_link_kind topic_kind(const uint8_t *body, size_t n, size_t total_n, const char *topic, size_t topic_n, enum oe_link_kind kind)
+static enum oe_link_kind topic_kind(const uint8_t *body, size_t n, size_t total_n, const char *topic, size_t topic_n,
+                                    enum oe_link_kind kind)
 {
     uint8_t front[2 + sizeof(handshake_topic)];
     oe_bytes_put16(front, (uint16_t)topic_n);

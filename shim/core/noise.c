@@ -68,7 +68,8 @@ static void hmac(uint8_t out[OE_HASH_BYTES], const uint8_t key[OE_HASH_BYTES], c
 }
 
 /* HKDF with two outputs (section 4.3). out1 and out2 may be ck. */
-static void hkdf2(const uint8_t ck[OE_HASH_BYTES], const uint8_t *ikm, size_t ikm_n, uint8_t out1[OE_HASH_BYTES], uint8_t out2[OE_HASH_BYTES])
+static void hkdf2(const uint8_t ck[OE_HASH_BYTES], const uint8_t *ikm, size_t ikm_n, uint8_t out1[OE_HASH_BYTES],
+                  uint8_t out2[OE_HASH_BYTES])
 {
     uint8_t temp[OE_HASH_BYTES], t[OE_HASH_BYTES + 1];
 

@@ -118,15 +118,6 @@ static struct oe_sock *new_object(void)
     return s;
 }
 
-static void lock_init(pthread_mutex_t *m)
-{
-    pthread_mutexattr_t a;
-    pthread_mutexattr_init(&a);
-    pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
-    pthread_mutex_init(m, &a);
-    pthread_mutexattr_destroy(&a);
-}
-
 static struct oe_sock *create(uint64_t cookie)
 {
     struct oe_sock *s = new_object(), *added = NULL;
@@ -144,8 +135,8 @@ static struct oe_sock *create(uint64_t cookie)
         free_list = s;
         return NULL;
     }
-    lock_init(&s->rx);
-    lock_init(&s->tx);
+    pthread_mutex_init(&s->rx, NULL);
+    pthread_mutex_init(&s->tx, NULL);
     atomic_store_explicit(&s->refs, 1, memory_order_release);
     return s;
 }
@@ -236,7 +227,7 @@ static int lock_lost(pthread_mutex_t *m)
         pthread_mutex_unlock(m);
         return 0;
     }
-    lock_init(m);
+    pthread_mutex_init(m, NULL);
     return 1;
 }
 

@@ -226,6 +226,6 @@ void oe_io_closing(struct oe_sock *s, int fd)
     if (oe_buf_n(&s->owed) == 0 && s->raw != 0)
         oe_io_discard(fd, s->raw);
     else if (phase == OE_PHASE_I_LATE || phase == OE_PHASE_R_ANSWER || phase == OE_PHASE_R_MESSAGE3)
-        oe_io_discard(fd, OE_BATCH_BYTES);
+        oe_io_discard(fd, OE_READ_BYTES);
     oe_io_unlock(s, &held);
 }

@@ -19,6 +19,11 @@
 /* Below this a read peeks; from it on it takes bytes from the kernel at once, since plaintext is never longer than what it was made from. */
 #define DIRECT_BYTES_MIN 4096U
 
+/* A small read that follows a large one is most likely the header of another large packet: what is opened ahead of that large read would only be
+ * copied. It takes one record; after LARGE_FOR small batches in a row the reads are small again. */
+#define LARGE_FOR 2
+#define AHEAD_OF_LARGE_BYTES (OE_RECORD_BYTES_MAX + 512U)
+
 /* One read call on its way. */
 struct reading {
     struct oe_sock *s;
@@ -136,7 +141,14 @@ static enum outcome fetch(struct reading *rd)
         ask_memory(s);
     if (oe_pool_get(&scratch) != OE_OK)
         return failed(s, ENOMEM);
-    size_t ask = direct && room - kept < OE_BATCH_BYTES ? room - kept : OE_BATCH_BYTES;
+    size_t ask = OE_READ_BYTES;
+    if (direct) {
+        ask = room - kept < ask ? room - kept : ask;
+        s->large = LARGE_FOR;
+    } else if (s->large != 0) {
+        ask = AHEAD_OF_LARGE_BYTES;
+        s->large--;
+    }
     long r = oe_sys_recv(rd->fd, scratch.p, ask, MSG_DONTWAIT | (direct ? 0 : MSG_PEEK));
     rd->seen_empty = r < (long)ask;
     if (r == -EAGAIN) {

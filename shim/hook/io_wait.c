@@ -73,7 +73,7 @@ static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe
         oe_io_discard(fd, s->raw - 1);
         s->raw = 1;
     }
-    long r = oe_sys_recv(fd, scratch->p, OE_BATCH_BYTES, MSG_PEEK | MSG_DONTWAIT);
+    long r = oe_sys_recv(fd, scratch->p, OE_READ_BYTES, MSG_PEEK | MSG_DONTWAIT);
     *gone = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
     if (r < 0 && *gone) {
         s->rx_error = (int)-r;

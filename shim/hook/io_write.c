@@ -31,6 +31,7 @@ struct writing {
     struct oe_vec from;
     size_t total; /* bytes taken in this call, a debt that was skipped included */
     int error;    /* FAILED: an errno */
+    int nagle;    /* Nagle's algorithm is to be switched on again */
     struct oe_held held;
     struct oe_report report;
 };
@@ -49,10 +50,9 @@ static enum oe_status next_batch(struct writing *wr, struct oe_buf *scratch, str
 {
     struct oe_vec v = wr->from;
     uint8_t *p = NULL;
-    size_t max = 4 * (OE_RECORD_PLAIN_BYTES_MAX - 1); /* whole records in every version */
+    size_t max = OE_WRITE_BYTES;
     size_t n = oe_vec_front(&v, &p);
 
-    static_assert(4 * (OE_RECORD_PLAIN_BYTES_MAX - 1) <= OE_BATCH_BYTES, "a batch is what a buffer of the pool is made for");
     *batch = (struct oe_span){p, n < max ? n : max};
     if (n >= max || n == 0 || v.n == 1)
         return OE_OK;
@@ -75,33 +75,35 @@ static enum outcome failed(struct writing *wr, int error)
     return FAILED;
 }
 
-/* Flushes with TCP_NODELAY on; the application's setting stays. Nagle's algorithm would keep back
+static void set_nodelay(int fd, int on)
+{
+    OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on), 0);
+}
+
+/* For the rest of this call TCP_NODELAY is on; the application's setting comes back at its end. Nagle's algorithm would keep back
  * - the first record behind message 3, until the peer's kernel acknowledges that, which it delays for 40 ms;
  * - the end of a write that takes more than one batch, which in one piece it would not. */
-static int flush_now(struct oe_sock *s, int fd, int flags)
+static void no_delay(struct writing *wr)
 {
-    int on = 1, was = 1;
+    int was = 1;
     socklen_t n = sizeof(was);
 
-    if (OE_SYS6(SYS_getsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &was, &n, 0) != 0)
-        was = 1;
-    if (was == 0)
-        OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on), 0);
-    int e = oe_io_flush(s, fd, flags);
-    if (was == 0)
-        OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, &was, sizeof(was), 0);
-    return e;
+    if (OE_SYS6(SYS_getsockopt, wr->fd, IPPROTO_TCP, TCP_NODELAY, &was, &n, 0) == 0 && was == 0) {
+        set_nodelay(wr->fd, 1);
+        wr->nagle = 1;
+    }
 }
 
 static int flush(struct writing *wr, size_t batch_n)
 {
     struct oe_sock *s = wr->s;
     uint8_t *p;
-    int several = s->conn.phase == OE_PHASE_RECORDS && (wr->total != batch_n || oe_vec_front(&wr->from, &p) != 0);
-    int now = s->first_record || several;
+    int first_of_several = wr->total == batch_n && oe_vec_front(&wr->from, &p) != 0;
 
+    if (s->conn.phase == OE_PHASE_RECORDS && (s->first_record || first_of_several))
+        no_delay(wr);
     s->first_record = 0;
-    return now ? flush_now(s, wr->fd, wr->flags) : oe_io_flush(s, wr->fd, wr->flags);
+    return oe_io_flush(s, wr->fd, wr->flags);
 }
 
 /* The application's bytes wait for the end of the handshake. Not for ever. */
@@ -331,6 +333,8 @@ ssize_t oe_io_write(struct oe_sock *s, int fd, struct oe_vec from, int flags)
             break;
         }
     }
+    if (wr.nagle)
+        set_nodelay(fd, 0);
     oe_report_emit(&wr.report);
     return oe_io_stale(s, fd, result);
 }

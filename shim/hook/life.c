@@ -78,8 +78,7 @@ static void start_crypto(void)
     sodium_ready = 1;
     if (identity_loaded)
         return;
-    if (oe_life.env.state_dir[0] != '\0' &&
-        oe_keyfile_load_or_create(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK)
+    if (oe_life.env.state_dir[0] != '\0' && oe_keyfile_load_or_create(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK)
         return;
     /* Policy prefer makes no new failures: encrypted with a key that nobody will know again is still better than plain. */
     randombytes_buf(oe_life.identity.b, sizeof(oe_life.identity.b));

@@ -8,11 +8,14 @@
 #include "../core/buf.h"
 #include "../core/limits.h"
 
-/* What one read of the kernel's queue, or one write into it, takes at the most. */
-#define OE_POOL_BYTES (68U << 10) /* capacity of a buffer */
-#define OE_BATCH_BYTES (64U << 10)
+#define OE_POOL_BYTES (132U << 10) /* capacity of a buffer */
 
-static_assert(OE_POOL_BYTES >= OE_BATCH_BYTES + 5 * OE_RECORD_OVERHEAD_BYTES_MAX, "a batch in records fits a buffer");
+/* What one look at the kernel's queue takes at the most, and what one write into it takes from the application: whole records in every version. */
+#define OE_READ_BYTES (64U << 10)
+#define OE_WRITE_BYTES (8U * (OE_RECORD_PLAIN_BYTES_MAX - 1))
+
+static_assert(OE_POOL_BYTES >= OE_READ_BYTES && OE_POOL_BYTES >= OE_WRITE_BYTES + 8 * OE_RECORD_OVERHEAD_BYTES_MAX,
+              "a batch fits a buffer");
 
 /* Keeps enough buffers for a call inside a signal handler inside a call: malloc may not be entered there. */
 void oe_pool_fill(void);

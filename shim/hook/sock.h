@@ -39,6 +39,7 @@ struct oe_sock {
     struct oe_buf owed; /* plaintext that the application has not had yet */
     size_t raw;         /* bytes at the front of the kernel's queue that conn has already seen */
     int rx_error;       /* an errno to report on the next call */
+    uint8_t large;      /* the application reads large pieces: how many small reads ago, counted down from LARGE_FOR */
 
     /* under tx */
     struct oe_buf pending; /* bytes for the wire that the kernel has not taken yet */

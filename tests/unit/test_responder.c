@@ -352,7 +352,10 @@ START_TEST(r_message3__any_other_packet)
     static const struct {
         const char *bytes;
         size_t n;
-    } others[] = {{"\xC0\x00", 2},         {"\x82\x06\x00\x01\x00\x01#\x00", 8}, {"\x30\x03\x00\x01t", 5}, {"\x32\x05\x00\x01$\x00\x01", 7},
+    } others[] = {{"\xC0\x00", 2},
+                  {"\x82\x06\x00\x01\x00\x01#\x00", 8},
+                  {"\x30\x03\x00\x01t", 5},
+                  {"\x32\x05\x00\x01$\x00\x01", 7},
                   {"\xB0\x02\xFF\xFF", 4}};
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         for (size_t cut = 0; cut < others[i].n; cut++) {
@@ -366,6 +369,25 @@ START_TEST(r_message3__any_other_packet)
             ck_bytes(&R.app, others[i].bytes, others[i].n);
             ck_assert_int_eq(drive_app(&R, "more", 4), OE_OK);
             ck_bytes(&R.wire, "more", 4);
+            close_both();
+        }
+    }
+}
+END_TEST
+
+START_TEST(r_message3__malformed)
+{
+    static const char *const others[] = {"\x30\xFF\xFF\xFF\xFF\x01", "\xC0\x80\x80\x80\x80\x80", "\x82\xFF\xFF\xFF\xFF\xFF"};
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        for (size_t cut = 0; cut < 5; cut++) {
+            to_message3(4);
+            clear(&R.wire);
+            ck_assert_int_eq(drive_app(&R, "held", 4), OE_OK);
+            ck_assert_int_eq(drive_peer(&R, others[i], cut), OE_OK);
+            ck_assert_int_ne(drive_peer(&R, others[i] + cut, 6 - cut), OE_OK);
+            ck_phase(&R, OE_PHASE_BROKEN);
+            ck_bytes(&R.wire, "", 0);
+            ck_bytes(&R.app, "", 0);
             close_both();
         }
     }
@@ -453,6 +475,7 @@ int main(void)
         r_message3__publish_that_does_not_or_record,
         r_message3__abort,
         r_message3__any_other_packet,
+        r_message3__malformed,
         r_message3__hold_is_bounded,
         r_message3__hold_all,
     };
