@@ -143,16 +143,16 @@ tsan: ## unit tests and threaded programs under the library with ThreadSanitizer
 	$(Q)$(pytest) tests/preload/test_sanitizers.py -k tsan
 
 valgrind: $(unit_bin) ## unit tests under valgrind
-	@$(MAKE) --no-print-directory unit RUN='env CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 valgrind -q --error-exitcode=9 --leak-check=full'
+	@$(MAKE) --no-print-directory unit RUN='env OE_TEST_THIN=40 CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 valgrind -q --error-exitcode=9 --leak-check=full'
 
 fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
 fuzz_bin := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(fuzz_src))
 FUZZ_SECONDS ?= 20
-build/fuzz/%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h shim/core/*.[ch] shim/os/*.[ch])
+build/fuzz/%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h tests/unit/drive.[ch] shim/core/*.[ch] shim/os/*.[ch])
 	$(call say,FUZZ,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CLANG) $(std) $(warn) -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< \
-	  $(wildcard shim/core/*.c shim/os/*.c) $(sodium_l) $(inih_l)
+	  tests/unit/drive.c $(wildcard shim/core/*.c shim/os/*.c) $(sodium_l) $(inih_l)
 
 fuzz: $(fuzz_bin) ## each fuzzer for FUZZ_SECONDS
 	@set -e; for f in $(fuzz_bin); do name=$${f##*/fuzz_}; mkdir -p build/corpus/$$name; \
