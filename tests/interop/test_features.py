@@ -360,7 +360,7 @@ def test_request_and_response():
     def scenario(w):
         b = w.broker()
         server = w.sub(b.port, "request/topic", qos=1, protocol="mqttv5", broker=b, count=1)
-        rr = w.start([h.program("mosquitto_rr"), "-p", b.port, "-V", "5", "-t", "request/topic", "-e", "response/topic", "-m",
+        rr = w.start([h.program("mosquitto_rr"), "-h", "127.0.0.1", "-p", b.port, "-V", "5", "-t", "request/topic", "-e", "response/topic", "-m",
                       "question", "-q", "1"], name="rr")
         server.wait()
         pub = w.pub(b.port, "response/topic", payload="answer", qos=1, protocol="mqttv5")
@@ -397,6 +397,11 @@ def test_ipv6():
 
 
 def test_host_name():
+    try:
+        socket.getaddrinfo("localhost", 1, socket.AF_INET)
+    except OSError:
+        pytest.skip("this machine cannot resolve localhost")
+
     def scenario(w):
         b = w.broker()
         sub = w.sub(b.port, "named", host="localhost", broker=b, count=1, qos=1)
@@ -785,6 +790,14 @@ def test_as_ordinary_user():
         pytest.skip("no setpriv")
     with h.World(True) as w:
         os.chmod(w.dir, 0o777)
+        # a copy of the tree: root's own may lie where others cannot go
+        launcher = os.path.join(w.dir, "tree", "tools", "oe-mqtt")
+        built = os.path.join(w.dir, "tree", "build")
+        os.makedirs(os.path.dirname(launcher))
+        os.makedirs(built)
+        shutil.copy(h.LAUNCHER, launcher)
+        shutil.copy(h.ROOT / "build" / "oe-mqttctl", built)
+        shutil.copy(h.LIBRARY, os.path.join(built, "liboe-mqtt.so"))
         b = w.broker()
         for name in ("pub", "sub"):
             os.chmod(w.state(name), 0o700)
@@ -793,17 +806,17 @@ def test_as_ordinary_user():
         def as_nobody(name, command):
             fd, out = -1, os.path.join(w.dir, name + ".nobody")
             fd = os.open(out, os.O_RDWR | os.O_CREAT, 0o600)
-            env = h.child_env(w.state(name))
+            env = {k: v for k, v in h.child_env(w.state(name)).items() if k != "OE_MQTT_LIBRARY"}
             p = subprocess.Popen([h.SETPRIV, "--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig", "KILL", "--",
-                                  *h.under(command, True)], stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, env=env, cwd="/")
+                                  launcher, "-v", *(str(c) for c in command)], stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, env=env, cwd="/")
             os.close(fd)
             w.defer(lambda: (p.kill(), p.wait()))
             return p, out
 
         ident = h.new_id()
-        sub, out = as_nobody("sub", [h.program("mosquitto_sub"), "-p", b.port, "-t", "nobody", "-C", "1", "-i", ident, "-q", "1"])
+        sub, out = as_nobody("sub", [h.program("mosquitto_sub"), "-h", "127.0.0.1", "-p", b.port, "-t", "nobody", "-C", "1", "-i", ident, "-q", "1"])
         b.wait_subscribed(ident)
-        pub, pub_out = as_nobody("pub", [h.program("mosquitto_pub"), "-p", b.port, "-t", "nobody", "-m", "from nobody", "-q", "1"])
+        pub, pub_out = as_nobody("pub", [h.program("mosquitto_pub"), "-h", "127.0.0.1", "-p", b.port, "-t", "nobody", "-m", "from nobody", "-q", "1"])
         assert pub.wait(h.PATIENCE) == 0 and sub.wait(h.PATIENCE) == 0, open(out, encoding="utf-8").read()
         said = open(out, encoding="utf-8").read()
         assert "from nobody" in said
