@@ -219,7 +219,7 @@ PLANTS = [
     (check_calls, lambda r: append(r / "shim/hook/io.c", "\nstatic void f(void)\n{\n    abort();\n}\n"), "abort"),
     (check_calls, lambda r: append(r / "shim/os/log.c", '\nstatic void f(void)\n{\n    printf("x");\n}\n'), "printf"),
     (check_calls, lambda r: append(r / "shim/hook/life.c", "\nstatic void f(void)\n{\n    pthread_create (0, 0, 0, 0);\n}\n"), "pthread_create"),
-    (check_paths, lambda r: append(r / "shim/os/file.c", '\n#define X "/work/main/x"\n'), "somebody's own"),
+    (check_paths, lambda r: append(r / "shim/os/file.c", '\n#define X "/home/somebody/x"\n'), "somebody's own"),
     (check_paths, lambda r: append(r / "shim/os/file.c", '\n#define X "/usr/lib/x"\n'), "/usr/lib/x"),
     (check_core_symbols, plant_symbol, "uses time"),
     (check_core_symbols, plant_global, "oe_planted"),
