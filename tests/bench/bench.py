@@ -38,8 +38,8 @@ class Plan:
 
 
 class Bench:
-    def __init__(self, rig, plan, args):
-        self.rig, self.plan, self.args = rig, plan, args
+    def __init__(self, rig, plan, args, aead):
+        self.rig, self.plan, self.args, self.aead = rig, plan, args, aead
         self.variants = {}  # as they come: TCP_NODELAY is off in mosquitto and libmosquitto unless asked for
         self.prompt = {}  # with TCP_NODELAY, for what is latency: without, delayed acknowledgements of 40 ms are all there is to see
         self.serial = 0
@@ -47,6 +47,7 @@ class Bench:
         self.results = {k: {} for k in KINDS}  # kind -> case -> variant -> [one dict a round]
         self.invalid = []
         self.seconds = {}  # where the time of a run goes
+        self.cipher = {}  # size -> [us of the cipher a message in the broker, one a round and QoS]
         self.encrypted = 0  # connections of the link variant that both ends logged as encrypted
 
     # -- one measurement of one variant ---------------------------------------------------------------------------------------------------
@@ -208,6 +209,8 @@ class Bench:
                     self.note("throughput", case, name, lambda: self.throughput(v, size, qos, n))
                 if self.wanted("ping"):
                     self.note("ping", case, name, lambda: self.ping(prompt, size, qos, pings))
+            if self.wanted("throughput") and "link" in names:
+                self.cipher.setdefault(str(size), []).append(json.loads(subprocess.check_output([self.aead, str(size)]))["us"])
         for name in order:
             v, prompt = self.variants[name], self.prompt[name]
             if self.wanted("connect"):
@@ -235,14 +238,14 @@ class Bench:
             v.close()
 
 
-def build_load(out):
-    """The load generator is built with the stock library's header; nothing of OE-MQTT is in it."""
-    binary, source = out / "load", HERE / "load.c"
+def build(out, name, library, package):
+    """The load generator is built with the stock library's header, the cipher's measure with libsodium's; nothing of OE-MQTT is in them."""
+    binary, source = out / name, HERE / f"{name}.c"
     if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
         cc = os.environ.get("CC", "cc").split()
-        done = subprocess.run([*cc, *"-std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -o".split(), str(binary), str(source), "-lmosquitto"])
+        done = subprocess.run([*cc, *"-std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -o".split(), str(binary), str(source), library])
         if done.returncode:
-            sys.exit("bench: the load generator does not build; package libmosquitto-dev?")
+            sys.exit(f"bench: {name} does not build; package {package}?")
     return binary
 
 
@@ -302,12 +305,13 @@ def main():
         sys.exit("bench: not found: " + ", ".join(missing(args)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args.out.mkdir(parents=True, exist_ok=True)
-    load, plan = build_load(args.out), Plan(args.quick)
+    load, plan = build(args.out, "load", "-lmosquitto", "libmosquitto-dev"), Plan(args.quick)
+    aead = build(args.out, "aead", "-lsodium", "libsodium-dev")
     plan.rounds = args.rounds or plan.rounds
     work = pathlib.Path(tempfile.mkdtemp(prefix="oe-mqtt-bench-"))
     bench = None
     try:
-        bench = Bench(Rig(work, load, args.launcher), plan, args)
+        bench = Bench(Rig(work, load, args.launcher), plan, args, aead)
         facts = about(args, plan)
         bench.run()
     except (Failed, KeyboardInterrupt) as e:
@@ -321,7 +325,7 @@ def main():
             shutil.rmtree(work, ignore_errors=True)
     facts["encrypted_connections"] = bench.encrypted
     raw = {"about": facts, "seconds": bench.seconds, "counts": {f"{s}/{q}": n for (s, q), n in bench.counts.items()},
-           "results": bench.results, "invalid": bench.invalid}
+           "results": bench.results, "cipher": bench.cipher, "invalid": bench.invalid}
     (args.out / "bench.json").write_text(json.dumps(raw, indent=1) + "\n")
     report.write(raw, args.out)
     print((args.out / "bench.md").read_text())

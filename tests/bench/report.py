@@ -136,6 +136,24 @@ def reference_table(table):
     return lines + ["", "Level with TLS counts as reached from 0.95 on: below that is noise of this measurement.", ""]
 
 
+def cipher_table(raw, table):
+    """What no implementation of these records on this libsodium can be below, beside what the link scope needs."""
+    if not raw.get("cipher"):
+        return []
+    lines = ["### The cipher's part of the broker's CPU", "",
+             "The broker opens and seals each message once. Cipher: libsodium's ChaCha20-Poly1305 for one open and one seal, measured alone in this run. "
+             "Without it: what the link scope needs beside the cipher, to all of plain. Floor: plain and cipher together, to plain.", "",
+             "| QoS | payload | plain, us | cipher, us | link scope | without it | floor | TLS 1.3 |", "| --- | --- |" + " ---: |" * 6]
+    for case in cases(table, "throughput"):
+        size, qos = case.split("/")
+        plain, link = (table.median("throughput", case, v, "server_us") for v in ("plain", "link"))
+        cipher = statistics.median(raw["cipher"][size])
+        if plain and link:
+            lines.append(f"| {qos} | {size_label(size)} | {number(plain)} | {cipher:.1f} | {ratio_cell(table, 'throughput', case, 'link', 'server_us')} | "
+                         f"{(link - cipher) / plain:.2f} | {(plain + cipher) / plain:.2f} | {ratio_cell(table, 'throughput', case, 'tls', 'server_us')} |")
+    return lines + [""]
+
+
 def proof(raw, table):
     """Says only what every measurement of the link variant has shown: a valid wire row is one in which the search found nothing."""
     if any(i["variant"] == "link" for i in raw["invalid"]) or not raw["about"]["encrypted_connections"]:
@@ -161,6 +179,7 @@ def markdown(raw):
             lines += metric_table(table, *metric)
     lines += single_table(table)
     if "link" in table.variants:
+        lines += cipher_table(raw, table)
         lines += reference_table(table)
         lines += proof(raw, table)
     if raw["invalid"]:
