@@ -24,4 +24,7 @@ void oe_secret_public(const struct oe_secret *secret, struct oe_public *out);
 /* "oe1:" and the key in base64, terminated (PROTOCOL.md section 5). */
 void oe_public_fingerprint(const struct oe_public *key, char out[OE_FINGERPRINT_CHARS + 1]);
 
+/* The key of a fingerprint: exactly what oe_public_fingerprint writes. OE_INVALID: something else. */
+enum oe_status oe_public_parse(const char *text, struct oe_public *out);
+
 #endif
