@@ -71,7 +71,9 @@ $(B)/liboe-mqtt.so: $(hook_o) $(B)/libos.a $(B)/libcore.a shim/hook/exports.map
 	$(Q)$(CC) -shared $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) $(link_defs) -Wl,--version-script=shim/hook/exports.map \
 	  -Wl,-soname,liboe-mqtt.so -o $@ $(hook_o) $(B)/libos.a $(B)/libcore.a $(sodium_l) $(inih_l) -ldl -pthread
 
-$(B)/oe-mqttctl: $(O)/tools/oe-mqttctl.o $(B)/libos.a $(B)/libcore.a
+ctl_o := $(patsubst %.c,$(O)/%.o,$(wildcard tools/oe-mqttctl.c tools/ctl_*.c))
+
+$(B)/oe-mqttctl: $(ctl_o) $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) -pie -o $@ $^ $(sodium_l) $(inih_l)
 

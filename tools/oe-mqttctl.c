@@ -13,16 +13,14 @@
 #include "../shim/core/secret.h"
 #include "../shim/os/env.h"
 #include "../shim/os/keyfile.h"
+#include "ctl.h"
 
 #define LIBRARY "liboe-mqtt.so"
-#define WHY_BYTES 1024U
-
-enum exit_status { DONE = 0, FAILED = 1, WRONG_USAGE = 2 };
 
 /* What messages begin with: the launcher's checks speak for the launcher. */
 static const char *speaker = "oe-mqttctl";
 
-static void __attribute__((format(printf, 1, 2))) complain(const char *format, ...)
+void ctl_complain(const char *format, ...)
 {
     va_list list;
     (void)fprintf(stderr, "%s: ", speaker);
@@ -32,10 +30,10 @@ static void __attribute__((format(printf, 1, 2))) complain(const char *format, .
     (void)fputc('\n', stderr);
 }
 
-static int usage(const char *text)
+int ctl_usage(const char *text)
 {
     (void)fprintf(stderr, "usage: oe-mqttctl %s\n", text);
-    return WRONG_USAGE;
+    return CTL_WRONG_USAGE;
 }
 
 /* ---- check ---- */
@@ -64,22 +62,22 @@ static int name_conf_file(const char *file)
     int n;
 
     if (file[0] != '/' && getcwd(directory, sizeof(directory)) == NULL) {
-        complain("the working directory cannot be told: %s", strerror(errno));
-        return FAILED;
+        ctl_complain("the working directory cannot be told: %s", strerror(errno));
+        return CTL_FAILED;
     }
     n = snprintf(path, sizeof(path), "%s%s%s", directory, file[0] != '/' ? "/" : "", file);
     if (file[0] == '\0' || n < 0 || (size_t)n >= sizeof(path) || setenv("OE_MQTT_CONFIG", path, 1) != 0) {
-        complain("-c \"%.100s\" is not the name of a file", file);
-        return FAILED;
+        ctl_complain("-c \"%.100s\" is not the name of a file", file);
+        return CTL_FAILED;
     }
-    return DONE;
+    return CTL_DONE;
 }
 
 /* The identity: made if the launcher asks, else only looked at. A place that cannot be written is no error: every process then has an
  * identity of its own. A key that is there and must not be used is one. */
 static int check_identity(const struct oe_env *env, const struct check *check)
 {
-    char why[WHY_BYTES] = "";
+    char why[CTL_WHY_BYTES] = "";
     struct oe_secret secret;
     enum oe_status status = check->preloaded ? oe_keyfile_load_or_create(env->state_dir, &secret, why, sizeof(why))
                                              : oe_keyfile_load(env->state_dir, &secret, why, sizeof(why));
@@ -87,34 +85,34 @@ static int check_identity(const struct oe_env *env, const struct check *check)
 
     oe_secret_wipe(&secret);
     if (status == OE_OK || missing)
-        return DONE;
+        return CTL_DONE;
     if (status != OE_SYSTEM) {
-        complain("%s", why);
-        return FAILED;
+        ctl_complain("%s", why);
+        return CTL_FAILED;
     }
     if (!check->quiet)
-        complain("warning: %s; each process uses an identity of its own", why);
-    return DONE;
+        ctl_complain("warning: %s; each process uses an identity of its own", why);
+    return CTL_DONE;
 }
 
 static int check_all(const struct check *check)
 {
-    char why[WHY_BYTES];
+    char why[CTL_WHY_BYTES];
     struct oe_env env;
-    int result = DONE;
+    int result = CTL_DONE;
 
     if (check->preloaded && !dl_iterate_phdr(is_library, NULL)) {
         const char *preload = getenv("LD_PRELOAD");
-        complain("the library was not loaded (LD_PRELOAD=%s)", preload != NULL ? preload : "");
-        return FAILED;
+        ctl_complain("the library was not loaded (LD_PRELOAD=%s)", preload != NULL ? preload : "");
+        return CTL_FAILED;
     }
     if (oe_env_read(&env, why, sizeof(why)) != OE_OK) {
-        complain("%s", why);
-        result = FAILED;
+        ctl_complain("%s", why);
+        result = CTL_FAILED;
     } else {
         result = check_identity(&env, check);
     }
-    if (result == DONE && !check->preloaded && !check->quiet)
+    if (result == CTL_DONE && !check->preloaded && !check->quiet)
         (void)printf("policy: %s%s\nhandshake-timeout: %lu ms\nrules: %zu\nstate directory: %s\n",
                      oe_policy_name(env.conf.override ? env.conf.override_policy : env.conf.policy),
                      env.conf.override ? " (OE_MQTT_POLICY)" : "", (unsigned long)env.conf.handshake_ms, env.conf.rules_n,
@@ -140,14 +138,14 @@ static int check_main(int argc, char **argv)
         else if (option == 'c')
             check.conf_file = optarg;
         else
-            return usage(check_usage);
+            return ctl_usage(check_usage);
     }
     if (optind != argc)
-        return usage(check_usage);
+        return ctl_usage(check_usage);
     if (check.preloaded)
         speaker = "oe-mqtt";
-    if (check.conf_file != NULL && name_conf_file(check.conf_file) != DONE)
-        return FAILED;
+    if (check.conf_file != NULL && name_conf_file(check.conf_file) != CTL_DONE)
+        return CTL_FAILED;
     return check_all(&check);
 }
 
@@ -159,25 +157,25 @@ static int id_main(int argc, char **argv)
 {
     static const struct option options[] = {{NULL, 0, NULL, 0}};
     char fingerprint[OE_FINGERPRINT_CHARS + 1];
-    char why[WHY_BYTES];
+    char why[CTL_WHY_BYTES];
     struct oe_secret secret;
     struct oe_public key;
     struct oe_env env;
-    int result = FAILED;
+    int result = CTL_FAILED;
 
     if (getopt_long(argc, argv, "+", options, NULL) != -1 || optind != argc)
-        return usage(id_usage);
+        return ctl_usage(id_usage);
     /* The identity does not depend on the configuration, so a wrong one is no reason not to show it; a wrong OE_MQTT_STATE is. */
     if (oe_env_read(&env, why, sizeof(why)) != OE_OK && env.state_dir[0] == '\0') {
-        complain("%s", why);
+        ctl_complain("%s", why);
     } else if (oe_keyfile_load_or_create(env.state_dir, &secret, why, sizeof(why)) != OE_OK) {
-        complain("%s", why);
+        ctl_complain("%s", why);
     } else {
         oe_secret_public(&secret, &key);
         oe_secret_wipe(&secret);
         oe_public_fingerprint(&key, fingerprint);
         (void)puts(fingerprint);
-        result = DONE;
+        result = CTL_DONE;
     }
     oe_env_free(&env);
     return result;
@@ -211,15 +209,15 @@ static int run(int argc, char **argv)
 
     if (option == 'h') {
         help(stdout);
-        return DONE;
+        return CTL_DONE;
     }
     if (option == 'V') {
         (void)puts("oe-mqttctl " OE_VERSION);
-        return DONE;
+        return CTL_DONE;
     }
     if (option != -1 || optind == argc) {
         help(stderr);
-        return WRONG_USAGE;
+        return CTL_WRONG_USAGE;
     }
     argc -= optind;
     argv += optind;
@@ -229,9 +227,9 @@ static int run(int argc, char **argv)
             return commands[i].run(argc, argv);
         }
     }
-    complain("unknown command \"%.60s\"", argv[0]);
+    ctl_complain("unknown command \"%.60s\"", argv[0]);
     help(stderr);
-    return WRONG_USAGE;
+    return CTL_WRONG_USAGE;
 }
 
 int main(int argc, char **argv)
@@ -239,13 +237,13 @@ int main(int argc, char **argv)
     int result;
 
     if (sodium_init() < 0) {
-        complain("libsodium cannot be initialised");
-        return FAILED;
+        ctl_complain("libsodium cannot be initialised");
+        return CTL_FAILED;
     }
     result = run(argc, argv);
     if (fflush(stdout) != 0 || ferror(stdout)) {
-        complain("standard output: %s", strerror(errno));
-        return FAILED;
+        ctl_complain("standard output: %s", strerror(errno));
+        return CTL_FAILED;
     }
     return result;
 }

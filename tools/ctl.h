@@ -1,0 +1,15 @@
+/* What the files of oe-mqttctl share: each ctl_*.c has some of its subcommands, oe-mqttctl.c the table of all. */
+#ifndef OE_TOOLS_CTL_H
+#define OE_TOOLS_CTL_H
+
+#define CTL_WHY_BYTES 1024U
+
+enum ctl_exit { CTL_DONE = 0, CTL_FAILED = 1, CTL_WRONG_USAGE = 2 };
+
+/* One line on standard error: "oe-mqttctl: " and the text. */
+void ctl_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* "usage: oe-mqttctl TEXT" on standard error; CTL_WRONG_USAGE. */
+int ctl_usage(const char *text);
+
+#endif
