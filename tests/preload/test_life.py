@@ -221,6 +221,15 @@ def test_connect_interrupted(place, shim):
     assert not shim or pre.encrypted(p) == 1, pre.log_of(p) or "the connection was not watched at all"
 
 
+def test_no_nagle_delay(place):
+    """Neither behind message 3 nor at the end of a large write; the application's TCP_NODELAY is what it was."""
+    echo = place.start([pre.build("life"), "echo"], True)
+    p = place.start([pre.build("flow"), "nodelay", port_of(echo)], True)
+    if "no seccomp" in must_end(p):
+        pytest.skip("needs seccomp's user notification (Linux 5.5)")
+    assert pre.encrypted(p) == 2, pre.log_of(p)
+
+
 def test_receive_timeout_of_a_trickle(place):
     """A record that comes byte by byte does not restart SO_RCVTIMEO with each."""
     def script(wire, broker):
