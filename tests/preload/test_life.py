@@ -77,6 +77,18 @@ def test_scenario(place, program, scenario, shim):
         assert pre.log_of(p) == ""
 
 
+@pytest.mark.parametrize("off,state", [("127.0.0.2", "unauthenticated"), ("127.0.0.1", "plain")], ids=["the first", "the second"])
+def test_connect_again_goes_by_the_new_address(place, off, state):
+    """The rule and the name in the log are those of the address that the socket reached, not of the first, which refused."""
+    echo = place.start([pre.build("life"), "echo"], True)
+    port = port_of(echo)
+    place.conf.write_text(f'[connect "{off}:{port}"]\npolicy = off\n')
+    p = place.start([pre.build("life"), "connect_again", port], True)
+    must_end(p)
+    log = pre.log_of(p)
+    assert f"connect 127.0.0.1:{port} state={state}" in log and "127.0.0.2" not in log, log
+
+
 # ---- processes ---------------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("shim", [False, True], ids=["native", "library"])
