@@ -144,6 +144,14 @@ def test_both_write_after_fork(place):
         assert pre.encrypted(p) == 1
 
 
+def test_log_of_a_read_that_another_process_ends(place):
+    """The call that made the handshake also says so when it cannot go on afterwards."""
+    echo = place.start([pre.build("life"), "echo"], True)
+    p = place.start([pre.build("life"), "fork_in_read", port_of(echo)], True)
+    must_end(p)
+    assert pre.encrypted(p) == 1, pre.log_of(p)
+
+
 def test_python_subprocess(place):
     """vfork and close_fds in a program with an open encrypted connection: the parent goes on, encrypted."""
     code = """
