@@ -26,7 +26,8 @@
 #define OE_EPOCH_BYTES 16U
 #define OE_PREFACE_CONNECT_BYTES_MAX (16U << 10) /* of the application, inside message 1 of IK */
 #define OE_PREFACE_KEPT_BYTES_MAX (1U << 20)     /* an application's CONNECT that waits for the handshake */
-#define OE_PREFACE_TIMEOUTS 5U     /* of handshake-timeout: there is no way back to plain, so it may take longer than a probe */
+#define OE_PREFACE_TIMEOUTS 5U /* of handshake-timeout: there is no way back to plain, so it may take longer than a probe */
+#define OE_EPOCH_MS_MAX 3600000U
 #define OE_PREFACE_SEEN_MAX 16384U /* ephemeral keys in an epoch */
 
 /* records, section 4 */

@@ -89,7 +89,9 @@ static void reap(void)
         oe_pool_put(&s->owed);
         oe_pool_put(&s->pending);
         oe_share_give(&s->claim);
-        free(s->host);
+        for (unsigned i = 0; i < s->hosts_n; i++)
+            free(s->hosts[i]);
+        free(s->trusted);
         pthread_mutex_destroy(&s->rx);
         pthread_mutex_destroy(&s->tx);
         s->next = free_list;

@@ -7,6 +7,7 @@
 #include "fdtab.h"
 #include "names.h"
 #include "real.h"
+#include "trust.h"
 
 struct oe_life oe_life;
 
@@ -18,6 +19,7 @@ static pthread_once_t crypto_once = PTHREAD_ONCE_INIT;
 
 static void fork_prepare(void)
 {
+    oe_trust_fork_prepare();
     oe_names_fork_prepare();
     oe_fdtab_fork_prepare();
 }
@@ -26,6 +28,7 @@ static void fork_parent(void)
 {
     oe_fdtab_fork_parent();
     oe_names_fork_done();
+    oe_trust_fork_parent();
 }
 
 static void fork_child(void)
@@ -33,6 +36,7 @@ static void fork_child(void)
     atomic_store(&oe_life.pid, (pid_t)OE_SYS3(SYS_getpid, 0, 0, 0));
     oe_fdtab_fork_child();
     oe_names_fork_done();
+    oe_trust_fork_child();
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------------------------- */
@@ -50,6 +54,8 @@ __attribute__((constructor)) static void start(void)
         oe_life.why[0] = '\0';
     if (st == OE_OK && oe_life.env.state_dir[0] != '\0')
         identity_loaded = oe_keyfile_load(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK;
+    if (st == OE_OK)
+        oe_trust_start();
     pthread_atfork(fork_prepare, fork_parent, fork_child);
     atomic_store(&oe_life.ready, 1);
     errno = saved;

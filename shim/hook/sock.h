@@ -12,6 +12,9 @@
 #include "../core/conn.h"
 #include "share.h"
 
+/* How many names of one address are kept. */
+#define OE_NAMES_EACH 4U
+
 /* The peer's address. */
 struct oe_address {
     uint8_t ip[16];
@@ -28,7 +31,9 @@ struct oe_sock {
     struct oe_conn conn;
     struct oe_claim claim;
     struct oe_address address;
-    char *host; /* the name the address was looked up by, or NULL; owned */
+    char *hosts[OE_NAMES_EACH]; /* the names the address was looked up by, the latest first; owned */
+    unsigned hosts_n;
+    struct oe_trusted *trusted; /* what was known of the peer when it was asked; owned */
 
     /* Lock order: rx, then tx. In OE_PHASE_RECORDS each guards its direction of conn; in every other phase both are held. None is held across a
      * call that blocks or is a cancellation point. */
@@ -50,6 +55,8 @@ struct oe_sock {
     /* under both */
     uint8_t reported;
     uint8_t memory_asked;
+    uint8_t trust_asked;
+    uint8_t shut; /* refused, and shut down */
     uint8_t remembered;
     uint8_t broken_reported;
 };

@@ -10,6 +10,7 @@
 #include "names.h"
 #include "report.h"
 #include "sys.h"
+#include "trust.h"
 
 static long socket_option(int fd, int name, void *out, unsigned n)
 {
@@ -23,11 +24,17 @@ static int is_tcp(int fd)
     return socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol)) == 0 && protocol == IPPROTO_TCP;
 }
 
+/* Of several names the strictest policy counts: one that was looked up later must not weaken another. */
 static void connect_policy(const struct oe_sock *s, struct oe_conn_setup *setup)
 {
     char ip[INET6_ADDRSTRLEN];
     oe_names_ip(&s->address, ip, sizeof(ip));
-    setup->policy = oe_policy_connect(&oe_life.env.conf, s->host, ip, s->address.port);
+    if (s->hosts_n == 0)
+        setup->policy = oe_policy_connect(&oe_life.env.conf, NULL, ip, s->address.port);
+    for (unsigned i = 0; i < s->hosts_n; i++) {
+        enum oe_policy policy = oe_policy_connect(&oe_life.env.conf, s->hosts[i], ip, s->address.port);
+        setup->policy = i == 0 || policy > setup->policy ? policy : setup->policy;
+    }
 }
 
 static void accept_policy(int fd, struct oe_conn_setup *setup)
@@ -43,18 +50,19 @@ static void accept_policy(int fd, struct oe_conn_setup *setup)
 /* Fills a new socket object. -1: out of memory. */
 static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_address *peer)
 {
-    struct oe_conn_setup setup = {.role = role, .handshake_ms = oe_life.env.conf.handshake_ms, .identity = &oe_life.identity};
+    struct oe_conn_setup setup = {
+        .role = role, .handshake_ms = oe_life.env.conf.handshake_ms, .identity = &oe_life.identity, .calls = &oe_trust_calls};
 
     s->address = *peer;
     if (role == OE_INITIATOR) {
-        s->host = oe_names_find(peer);
+        s->hosts_n = oe_names_find(peer, s->hosts);
         connect_policy(s, &setup);
     } else {
         accept_policy(fd, &setup);
     }
-    randombytes_buf(setup.ephemeral.b, sizeof(setup.ephemeral.b));
+    randombytes_buf(setup.ephemeral, sizeof(setup.ephemeral));
     enum oe_status st = oe_conn_init(&s->conn, &setup);
-    oe_secret_wipe(&setup.ephemeral);
+    sodium_memzero(setup.ephemeral, sizeof(setup.ephemeral));
     return st == OE_OK ? 0 : -1;
 }
 

@@ -132,7 +132,8 @@ static void open_end(struct end *e, enum oe_role role, uint8_t seed)
 {
     struct oe_conn_setup setup = {.role = role, .policy = OE_POLICY_PREFER, .handshake_ms = 2000, .identity = &e->identity};
     memset(e->identity.b, seed, 32);
-    memset(setup.ephemeral.b, seed + 1, 32);
+    memset(setup.ephemeral[0].b, seed + 1, 32);
+    memset(setup.ephemeral[1].b, seed + 2, 32);
     counting = 1;
     e->dead = oe_conn_init(&e->conn, &setup) != OE_OK;
     counting = 0;
