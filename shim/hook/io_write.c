@@ -204,9 +204,12 @@ static enum outcome step(struct writing *wr)
     return push(wr);
 }
 
-static void unref_on_cancel(void *s)
+static void give_back_on_cancel(void *arg)
 {
-    oe_fdtab_unref(s);
+    struct writing *wr = arg;
+    if (wr->nagle)
+        set_nodelay(wr->fd, 0);
+    oe_fdtab_unref(wr->s);
 }
 
 /* Whether the kernel would go on with an interrupted call. Which signal it was cannot be told; if any handler of the program interrupts calls, it
@@ -231,7 +234,7 @@ static int wait_writable(struct writing *wr)
 
     if (OE_SYS6(SYS_getsockopt, wr->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &n, 0) == 0 && (limit.tv_sec | limit.tv_usec) != 0)
         ms = limit.tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(limit.tv_sec * 1000 + (limit.tv_usec + 999) / 1000);
-    pthread_cleanup_push(unref_on_cancel, wr->s);
+    pthread_cleanup_push(give_back_on_cancel, wr);
     r = poll(&p, 1, ms);
     pthread_cleanup_pop(0);
     if (r < 0)

@@ -28,6 +28,7 @@ struct oe_sock {
     struct oe_sock *next;  /* in the list of dead or of free sockets */
     uint64_t cookie;       /* SO_COOKIE: names the kernel's socket for good */
     UT_hash_handle hh;     /* by cookie */
+    int unlisted;          /* under the table's lock: not in it any more, its socket is another connection's */
     struct oe_conn conn;
     struct oe_claim claim;
     struct oe_address address;

@@ -93,7 +93,12 @@ static void purge(int fd)
         oe_fdtab_unref(s);
 }
 
-void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n)
+static int same_address(const struct oe_address *a, const struct oe_address *b)
+{
+    return memcmp(a->ip, b->ip, sizeof(a->ip)) == 0 && a->port == b->port && a->v6 == b->v6;
+}
+
+void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
 {
     int saved = errno;
     struct oe_sock *s = oe_fdtab_get(fd);
@@ -102,15 +107,19 @@ void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n)
     if (s != NULL) {
         /* A connect that is under way is asked for again; or the last one failed and this one goes elsewhere; or the slot is stale. */
         struct oe_address to;
-        int same = socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie &&
-                   oe_names_address(peer, peer_n, &to) == 0 && memcmp(&to, &s->address, sizeof(to)) == 0;
-        oe_fdtab_unref(s);
+        int same = !began && socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie &&
+                   oe_names_address(peer, peer_n, &to) == 0 && same_address(&to, &s->address);
         if (same)
             goto out;
+        oe_fdtab_unlist(s);
         purge(fd);
     }
     track(fd, OE_INITIATOR, peer, peer_n);
+    if (s != NULL)
+        oe_fdtab_rebind(s, fd); /* its other descriptors are the new connection's, too */
 out:
+    if (s != NULL)
+        oe_fdtab_unref(s);
     errno = saved;
 }
 
