@@ -12,4 +12,8 @@ void ctl_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* "usage: oe-mqttctl TEXT" on standard error; CTL_WRONG_USAGE. */
 int ctl_usage(const char *text);
 
+/* ctl_probe.c: does a broker offer OE-MQTT, and with which key? */
+extern const char ctl_probe_usage[];
+int ctl_probe_main(int argc, char **argv);
+
 #endif
