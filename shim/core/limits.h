@@ -52,6 +52,8 @@
 #define OE_ENDPOINT_CHARS_MAX (OE_HOST_CHARS_MAX + 9U) /* "[" host "]:" port NUL */
 #define OE_FINGERPRINT_CHARS 48U                       /* "oe1:" and 44 characters of base64 */
 #define OE_CLIENT_CHARS_MAX 63U
+#define OE_PEERFILE_BYTES_MAX (1U << 20)
+#define OE_PEERFILE_LINES_MAX 10000U
 #define OE_CONF_RULES_MAX 1024U
 #define OE_CONF_FILE_BYTES_MAX (1U << 20)
 
