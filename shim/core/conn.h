@@ -43,6 +43,7 @@ enum oe_phase {
 
 /* What an operator is told about a connection. */
 enum oe_security { OE_SEC_UNDECIDED, OE_SEC_PLAIN, OE_SEC_UNAUTHENTICATED };
+const char *oe_security_name(enum oe_security security); /* "" for a number that is none: the names may be counted */
 
 /* Why it is so; oe_reason_text has the words. */
 enum oe_reason {

@@ -1,6 +1,19 @@
 /* The words for what is said about a connection. */
 #include "conn.h"
 
+const char *oe_security_name(enum oe_security security)
+{
+    switch (security) {
+    case OE_SEC_UNDECIDED:
+        return "undecided";
+    case OE_SEC_PLAIN:
+        return "plain";
+    case OE_SEC_UNAUTHENTICATED:
+        return "unauthenticated";
+    }
+    return "";
+}
+
 const char *oe_reason_text(enum oe_reason reason)
 {
     switch (reason) {
