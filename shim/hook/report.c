@@ -2,6 +2,7 @@
 
 #include "life.h"
 #include "names.h"
+#include "show.h"
 
 void oe_report_take(struct oe_sock *s, struct oe_report *r)
 {
@@ -23,6 +24,7 @@ void oe_report_broken(struct oe_sock *s, enum oe_reason reason, struct oe_report
 {
     if (atomic_exchange(&s->broken, 1))
         return;
+    oe_show_broken();
     r->broken = 1;
     r->role = s->conn.role;
     r->address = s->address;
@@ -43,8 +45,7 @@ static void emit_state(const struct oe_report *r, const char *endpoint)
     if (r->security == OE_SEC_UNAUTHENTICATED)
         oe_public_fingerprint(&r->peer, peer);
     oe_log_write(&oe_life.env.log, level, "%s %s state=%s protocol=%s peer=%s reason=\"%s\"", role_name(r->role), endpoint,
-                 r->security == OE_SEC_UNAUTHENTICATED ? "unauthenticated" : "plain", oe_mqtt_name(r->version), peer,
-                 oe_reason_text(r->reason));
+                 oe_security_name(r->security), oe_mqtt_name(r->version), peer, oe_reason_text(r->reason));
 }
 
 void oe_report_emit(const struct oe_report *r)

@@ -12,6 +12,8 @@
 #include "../core/conn.h"
 #include "share.h"
 
+struct oe_stats_slot;
+
 /* The peer's address. */
 struct oe_address {
     uint8_t ip[16];
@@ -28,7 +30,9 @@ struct oe_sock {
     struct oe_conn conn;
     struct oe_claim claim;
     struct oe_address address;
-    char *host; /* the name the address was looked up by, or NULL; owned */
+    char *host;                           /* the name the address was looked up by, or NULL; owned */
+    _Atomic(struct oe_stats_slot *) slot; /* where it is shown (show.h), or NULL */
+    _Atomic uint8_t shown;                /* 0: not; 1: undecided; 2: decided */
 
     /* Lock order: rx, then tx. In OE_PHASE_RECORDS each guards its direction of conn; in every other phase both are held. None is held across a
      * call that blocks or is a cancellation point. */

@@ -9,6 +9,9 @@
 /* fd has been connected, or is connecting, to peer. Does nothing if it is not a TCP socket. errno is kept. */
 void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n);
 
+/* fd listens. */
+void oe_track_listen(int fd);
+
 /* fd came from accept. */
 void oe_track_accept(int fd);
 
