@@ -12,4 +12,8 @@ void ctl_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* "usage: oe-mqttctl TEXT" on standard error; CTL_WRONG_USAGE. */
 int ctl_usage(const char *text);
 
+/* Subcommands. */
+extern const char ctl_status_usage[];
+int ctl_status_main(int argc, char **argv);
+
 #endif

@@ -191,6 +191,7 @@ static const struct command {
 } commands[] = {
     {"check", check_usage, "check the configuration, the log setting and the identity", check_main},
     {"id", id_usage, "print the fingerprint of this user's identity; make one if there is none", id_main},
+    {"status", ctl_status_usage, "show the running processes and their connections", ctl_status_main},
 };
 
 #define COMMANDS_N (sizeof(commands) / sizeof(commands[0]))
