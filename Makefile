@@ -45,6 +45,7 @@ endif
 sodium_c  := $(shell $(PKG_CONFIG) --cflags libsodium 2>/dev/null)
 sodium_l   = $(shell $(PKG_CONFIG) --libs libsodium 2>/dev/null || echo -lsodium)
 inih_l     = $(shell $(PKG_CONFIG) --libs inih 2>/dev/null || echo -linih)
+jansson_l  = $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null || echo -ljansson)
 check_l    = $(shell $(PKG_CONFIG) --libs check 2>/dev/null || echo -lcheck)
 
 core_o := $(patsubst %.c,$(O)/%.o,$(wildcard shim/core/*.c))
@@ -75,7 +76,7 @@ ctl_o := $(patsubst %.c,$(O)/%.o,$(wildcard tools/oe-mqttctl.c tools/ctl_*.c))
 
 $(B)/oe-mqttctl: $(ctl_o) $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) -pie -o $@ $^ $(sodium_l) $(inih_l)
+	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) -pie -o $@ $^ $(sodium_l) $(inih_l) $(jansson_l)
 
 # ---- what a newcomer runs ------------------------------------------------------------------------------------------------------------------
 deps: ## install the Debian packages that building, demo and check need (once, as root)

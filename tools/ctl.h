@@ -12,8 +12,10 @@ void ctl_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* "usage: oe-mqttctl TEXT" on standard error; CTL_WRONG_USAGE. */
 int ctl_usage(const char *text);
 
-/* ctl_probe.c: does a broker offer OE-MQTT, and with which key? */
+/* Subcommands. */
 extern const char ctl_probe_usage[];
 int ctl_probe_main(int argc, char **argv);
+extern const char ctl_status_usage[];
+int ctl_status_main(int argc, char **argv);
 
 #endif

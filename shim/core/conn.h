@@ -55,7 +55,7 @@ enum oe_security {
     OE_SEC_PINNED, /* a person confirmed the peer's key */
     OE_SEC_REFUSED,
 };
-const char *oe_security_name(enum oe_security security); /* "unauthenticated", ... */
+const char *oe_security_name(enum oe_security security); /* "" for a number that is none: the names may be counted */
 
 /* Why it is so; oe_reason_text has the words. */
 enum oe_reason {

@@ -221,7 +221,10 @@ enum oe_status oe_record_seal(struct oe_link *link, enum oe_mqtt version, const 
     put(out, &at, record_topic, sizeof(record_topic) - 1);
     put_properties(out, &at, version);
     rekey_when_due(link);
-    return oe_cipher_seal(&link->cipher, (struct oe_span){NULL, 0}, plain, n, out + at);
+    enum oe_status st = oe_cipher_seal(&link->cipher, (struct oe_span){NULL, 0}, plain, n, out + at);
+    if (st == OE_OK)
+        link->plain_bytes += n;
+    return st;
 }
 
 enum oe_status oe_record_header(const uint8_t *p, size_t n, enum oe_mqtt version, size_t *header_n, size_t *sealed_n)
@@ -255,5 +258,8 @@ enum oe_status oe_record_header(const uint8_t *p, size_t n, enum oe_mqtt version
 enum oe_status oe_record_open(struct oe_link *link, const uint8_t *sealed, size_t sealed_n, uint8_t *out)
 {
     rekey_when_due(link);
-    return oe_cipher_open(&link->cipher, (struct oe_span){NULL, 0}, sealed, sealed_n, out);
+    enum oe_status st = oe_cipher_open(&link->cipher, (struct oe_span){NULL, 0}, sealed, sealed_n, out);
+    if (st == OE_OK)
+        link->plain_bytes += sealed_n - OE_TAG_BYTES;
+    return st;
 }

@@ -54,6 +54,7 @@ enum oe_status oe_link_read_handshake(struct oe_span packet, enum oe_mqtt versio
 struct oe_link {
     struct oe_cipher cipher;
     uint64_t rekey_records; /* OE_REKEY_RECORDS but in tests */
+    uint64_t plain_bytes;   /* what the records have carried */
 };
 
 /* Plaintext bytes that fit a record. */

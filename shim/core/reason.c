@@ -4,6 +4,8 @@
 const char *oe_security_name(enum oe_security security)
 {
     switch (security) {
+    case OE_SEC_UNDECIDED:
+        return "undecided";
     case OE_SEC_PLAIN:
         return "plain";
     case OE_SEC_UNAUTHENTICATED:
@@ -14,10 +16,8 @@ const char *oe_security_name(enum oe_security security)
         return "pinned";
     case OE_SEC_REFUSED:
         return "refused";
-    case OE_SEC_UNDECIDED:
-        break;
     }
-    return "-";
+    return "";
 }
 
 const char *oe_reason_text(enum oe_reason reason)

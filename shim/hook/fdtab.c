@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "pool.h"
+#include "show.h"
 #include "sys.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -69,6 +70,9 @@ void oe_fdtab_unref(struct oe_sock *s)
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
     /* Nobody can find it any more. No allocator here: close may be called in a signal handler. */
+    struct oe_stats_slot *shown = atomic_exchange(&s->slot, NULL);
+    if (shown != NULL)
+        oe_show_let_go(shown);
     oe_conn_forget(&s->conn);
     struct oe_sock *head = atomic_load(&dead);
     do
@@ -185,6 +189,7 @@ int oe_fdtab_set(int fd, struct oe_sock *s)
     struct oe_sock *old = atomic_exchange(slot_of(fd), s);
     if (old != NULL)
         oe_fdtab_unref(old);
+    oe_fdtab_unmark(fd);
     return 0;
 }
 
@@ -234,6 +239,46 @@ void oe_fdtab_rebind(struct oe_sock *old, int fd)
     }
 }
 
+/* ---- marks ---------------------------------------------------------------------------------------------------------------------------- */
+
+static void mark(int fd, struct oe_stats_slot *shown)
+{
+    struct oe_stats_slot *old =
+        atomic_exchange(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE]->mark[(unsigned)fd % OE_FD_PAGE], shown); /* its page is there */
+    if (old != NULL)
+        oe_show_let_go(old);
+}
+
+void oe_fdtab_release(int fd, struct oe_sock *s)
+{
+    _Atomic(struct oe_sock *) *slot = slot_of(fd);
+    struct oe_sock *expected = s;
+    struct oe_stats_slot *shown = atomic_load(&s->slot);
+
+    if (slot == NULL || !atomic_compare_exchange_strong(slot, &expected, NULL))
+        return;
+    if (shown != NULL && oe_show_hold(shown))
+        mark(fd, shown);
+    oe_fdtab_unref(s);
+}
+
+void oe_fdtab_unmark(int fd)
+{
+    if (oe_fdtab_marked(fd))
+        mark(fd, NULL);
+}
+
+void oe_fdtab_mark_dup(int fd, int newfd)
+{
+    struct oe_stats_slot *shown;
+
+    if (!oe_fdtab_marked(fd) || (unsigned)newfd >= OE_FD_PAGE * OE_FD_PAGES || page_for(newfd) == NULL)
+        return;
+    shown = atomic_load(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE]->mark[(unsigned)fd % OE_FD_PAGE]);
+    if (shown != NULL && oe_show_hold(shown))
+        mark(newfd, shown);
+}
+
 /* ---- fork ----------------------------------------------------------------------------------------------------------------------------- */
 
 void oe_fdtab_fork_prepare(void)
@@ -265,7 +310,14 @@ void oe_fdtab_fork_child(void)
     int32_t pid = (int32_t)OE_SYS3(SYS_getpid, 0, 0, 0);
 
     oe_share_child();
+    for (unsigned i = 0; i < OE_FD_PAGES; i++) {
+        struct oe_fd_page *page = atomic_load(&oe_fd_pages[i]);
+        for (unsigned k = 0; page != NULL && k < OE_FD_PAGE; k++)
+            atomic_store_explicit(&page->mark[k], NULL, memory_order_relaxed);
+    }
     for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
+        atomic_store(&s->slot, NULL); /* it is the parent's; the child shows the connection when it goes on with it */
+        atomic_store(&s->shown, 0);
         oe_share_forked(&s->claim, pid);
         if (lock_lost(&s->rx) | lock_lost(&s->tx))
             atomic_store(&s->broken, 1);

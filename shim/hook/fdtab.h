@@ -15,6 +15,7 @@
 
 struct oe_fd_page {
     _Atomic(struct oe_sock *) slot[OE_FD_PAGE];
+    _Atomic(struct oe_stats_slot *) mark[OE_FD_PAGE]; /* shows a plain connection that has been let go, until it is closed */
 };
 extern _Atomic(struct oe_fd_page *) oe_fd_pages[OE_FD_PAGES];
 
@@ -55,6 +56,20 @@ void oe_fdtab_rebind(struct oe_sock *old, int fd);
 
 /* Empties fd's slot if s is in it. */
 void oe_fdtab_drop(int fd, struct oe_sock *s);
+
+/* The same for a connection that is plain from now on: it is shown until the descriptor is closed. */
+void oe_fdtab_release(int fd, struct oe_sock *s);
+
+/* Whether fd has such a mark; takes it away; gives newfd the same. */
+static inline int oe_fdtab_marked(int fd)
+{
+    if ((unsigned)fd >= OE_FD_PAGE * OE_FD_PAGES)
+        return 0;
+    struct oe_fd_page *page = atomic_load_explicit(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE], memory_order_acquire);
+    return page != NULL && atomic_load_explicit(&page->mark[(unsigned)fd % OE_FD_PAGE], memory_order_relaxed) != NULL;
+}
+void oe_fdtab_unmark(int fd);
+void oe_fdtab_mark_dup(int fd, int newfd);
 
 /* fork: before, and after in parent and child. The child makes locks that other threads held usable and gives up what they guarded. */
 void oe_fdtab_fork_prepare(void);

@@ -100,6 +100,14 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
 
 EXPORT int __connect(int fd, const struct sockaddr *address, socklen_t n) __attribute__((alias("connect")));
 
+EXPORT int listen(int fd, int backlog)
+{
+    int r = oe_real.listen(fd, backlog);
+    if (r == 0)
+        oe_track_listen(fd);
+    return r;
+}
+
 EXPORT int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict n)
 {
     int r = oe_real.accept(fd, address, n);
@@ -258,7 +266,7 @@ static int tracked(int fd)
 
 EXPORT int close(int fd)
 {
-    if (tracked(fd))
+    if (tracked(fd) || oe_fdtab_marked(fd))
         oe_track_close(fd);
     return oe_real.close(fd);
 }

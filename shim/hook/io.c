@@ -10,6 +10,7 @@
 #include "life.h"
 #include "pool.h"
 #include "real.h"
+#include "show.h"
 #include "sys.h"
 #include "trust.h"
 
@@ -103,6 +104,7 @@ int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct o
 {
     if (st == OE_INVALID) {
         report->refused = 1;
+        oe_show_refused();
         report->role = s->conn.role;
         report->address = s->address;
         atomic_store(&s->broken, 1);
@@ -115,6 +117,7 @@ int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct o
     if (s->conn.version != OE_MQTT_NONE && s->conn.phase != OE_PHASE_RECORDS)
         atomic_store(&s->claim.share->mqtt, 1);
     oe_report_take(s, report);
+    oe_show_moved(s, dir);
     return 0;
 }
 

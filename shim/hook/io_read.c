@@ -236,7 +236,7 @@ static ssize_t verdict(struct reading *rd, ssize_t *result)
     }
     if (oe_conn_transparent(&s->conn) && s->raw == 0 && oe_buf_n(&s->pending) == 0 && s->debt == 0) {
         if (rd->total == 0) {
-            oe_fdtab_drop(rd->fd, s);
+            oe_fdtab_release(rd->fd, s);
             *result = OE_IO_PASS;
         }
         return 0;

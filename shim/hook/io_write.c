@@ -198,7 +198,7 @@ static enum outcome step(struct writing *wr)
             return DONE;
         /* What the application has not read yet keeps the socket under watch; writing goes past it. */
         if (s->raw == 0 && oe_buf_n(&s->owed) == 0 && s->rx_error == 0)
-            oe_fdtab_drop(wr->fd, s);
+            oe_fdtab_release(wr->fd, s);
         return PASS;
     }
     return push(wr);

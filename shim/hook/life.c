@@ -7,6 +7,7 @@
 #include "fdtab.h"
 #include "names.h"
 #include "real.h"
+#include "show.h"
 #include "trust.h"
 
 struct oe_life oe_life;
@@ -35,6 +36,7 @@ static void fork_child(void)
 {
     atomic_store(&oe_life.pid, (pid_t)OE_SYS3(SYS_getpid, 0, 0, 0));
     oe_fdtab_fork_child();
+    oe_show_fork_child();
     oe_names_fork_done();
     oe_trust_fork_child();
 }

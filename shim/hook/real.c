@@ -24,6 +24,11 @@ static int raw_connect(int fd, const struct sockaddr *a, socklen_t n)
     return (int)to_libc(OE_SYS3(SYS_connect, fd, a, n));
 }
 
+static int raw_listen(int fd, int backlog)
+{
+    return (int)to_libc(OE_SYS3(SYS_listen, fd, backlog, 0));
+}
+
 static int raw_accept4(int fd, struct sockaddr *a, socklen_t *n, int flags)
 {
     return (int)to_libc(OE_SYS6(SYS_accept4, fd, a, n, flags, 0, 0));
@@ -154,6 +159,7 @@ static int raw_getaddrinfo(const char *node, const char *service, const struct a
 
 struct oe_real oe_real = {
     .connect = raw_connect,
+    .listen = raw_listen,
     .accept = raw_accept,
     .accept4 = raw_accept4,
     .read = raw_read,
@@ -185,6 +191,7 @@ static const struct {
     size_t at;
 } table[] = {
     {"connect", offsetof(struct oe_real, connect)},
+    {"listen", offsetof(struct oe_real, listen)},
     {"accept", offsetof(struct oe_real, accept)},
     {"accept4", offsetof(struct oe_real, accept4)},
     {"read", offsetof(struct oe_real, read)},

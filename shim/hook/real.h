@@ -9,6 +9,7 @@
 
 struct oe_real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
+    int (*listen)(int, int);
     int (*accept)(int, struct sockaddr *, socklen_t *);
     int (*accept4)(int, struct sockaddr *, socklen_t *, int);
     ssize_t (*read)(int, void *, size_t);

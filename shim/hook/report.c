@@ -2,6 +2,7 @@
 
 #include "life.h"
 #include "names.h"
+#include "show.h"
 #include "trust.h"
 
 void oe_report_take(struct oe_sock *s, struct oe_report *r)
@@ -30,6 +31,7 @@ void oe_report_broken(struct oe_sock *s, enum oe_reason reason, struct oe_report
 {
     if (atomic_exchange(&s->broken, 1))
         return;
+    oe_show_broken();
     r->broken = 1;
     r->role = s->conn.role;
     r->address = s->address;

@@ -15,6 +15,8 @@
 /* How many names of one address are kept. */
 #define OE_NAMES_EACH 4U
 
+struct oe_stats_slot;
+
 /* The peer's address. */
 struct oe_address {
     uint8_t ip[16];
@@ -34,7 +36,9 @@ struct oe_sock {
     struct oe_address address;
     char *hosts[OE_NAMES_EACH]; /* the names the address was looked up by, the latest first; owned */
     unsigned hosts_n;
-    struct oe_trusted *trusted; /* what was known of the peer when it was asked; owned */
+    struct oe_trusted *trusted;           /* what was known of the peer when it was asked; owned */
+    _Atomic(struct oe_stats_slot *) slot; /* where it is shown (show.h), or NULL */
+    _Atomic uint8_t shown;                /* 0: not; 1: undecided; 2: decided */
 
     /* Lock order: rx, then tx. In OE_PHASE_RECORDS each guards its direction of conn; in every other phase both are held. None is held across a
      * call that blocks or is a cancellation point. */

@@ -9,6 +9,7 @@
 #include "life.h"
 #include "names.h"
 #include "report.h"
+#include "show.h"
 #include "sys.h"
 #include "trust.h"
 
@@ -91,6 +92,7 @@ static void purge(int fd)
     struct oe_sock *s = oe_fdtab_take(fd);
     if (s != NULL)
         oe_fdtab_unref(s);
+    oe_fdtab_unmark(fd);
 }
 
 static int same_address(const struct oe_address *a, const struct oe_address *b)
@@ -113,6 +115,8 @@ void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int
             goto out;
         oe_fdtab_unlist(s);
         purge(fd);
+    } else if (!oe_life_foreign()) {
+        oe_fdtab_unmark(fd);
     }
     track(fd, OE_INITIATOR, peer, peer_n);
     if (s != NULL)
@@ -120,6 +124,14 @@ void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int
 out:
     if (s != NULL)
         oe_fdtab_unref(s);
+    errno = saved;
+}
+
+void oe_track_listen(int fd)
+{
+    int saved = errno;
+    if (atomic_load_explicit(&oe_life.ready, memory_order_acquire) && !oe_life_foreign() && is_tcp(fd))
+        oe_show_listen();
     errno = saved;
 }
 
@@ -146,6 +158,7 @@ void oe_track_dup(int fd, int newfd)
     struct oe_sock *s = oe_fdtab_get(fd);
     if (s == NULL) {
         purge(newfd);
+        oe_fdtab_mark_dup(fd, newfd);
     } else {
         if (oe_fdtab_set(newfd, s) != 0)
             oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "dup: descriptor %d is too large to be followed", newfd);
@@ -178,9 +191,12 @@ void oe_track_close(int fd)
     int saved = errno;
     struct oe_sock *s;
 
-    if (!oe_life_foreign() && (s = oe_fdtab_take(fd)) != NULL) {
-        oe_io_closing(s, fd);
-        oe_fdtab_unref(s);
+    if (!oe_life_foreign()) {
+        oe_fdtab_unmark(fd);
+        if ((s = oe_fdtab_take(fd)) != NULL) {
+            oe_io_closing(s, fd);
+            oe_fdtab_unref(s);
+        }
     }
     errno = saved;
 }

@@ -10,6 +10,9 @@
  * a TCP socket. errno is kept. */
 void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began);
 
+/* fd listens. */
+void oe_track_listen(int fd);
+
 /* fd came from accept. */
 void oe_track_accept(int fd);
 

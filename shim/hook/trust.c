@@ -230,7 +230,7 @@ static void known_key(const struct oe_trusted *t, char *out, size_t n)
 
     oe_public_fingerprint(&t->first.key, key);
     if (t->first.line != 0)
-        (void)snprintf(out, n, "%s (%s/known_peers:%u, %s)", key, oe_life.env.state_dir, t->first.line, state_name(t));
+        (void)snprintf(out, n, "%s (%.400s/known_peers:%u, %s)", key, oe_life.env.state_dir, t->first.line, state_name(t));
     else
         (void)snprintf(out, n, "%s (an earlier contact of this process)", key);
 }
