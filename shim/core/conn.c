@@ -378,6 +378,8 @@ static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t n
             st = spoke_first(c, rest, flow, &taken);
             break;
         case OE_PHASE_R_CONNECT:
+            st = c->hs->watching ? oe_responder_watch(c, rest, flow, &taken) : gate(c, rest, now_ms, flow, &taken);
+            break;
         case OE_PHASE_R_RETRY:
         case OE_PHASE_R_PREFACE:
         case OE_PHASE_I_PREFACE_IK:

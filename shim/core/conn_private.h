@@ -13,14 +13,16 @@
 /* What only a handshake needs; freed when it is over. */
 struct oe_handshake {
     struct oe_noise noise;
-    struct oe_framer app; /* watches what the application writes */
-    struct oe_buf kept;   /* the front of the peer's packet that is not decided on */
-    size_t want;          /* bytes of kept at which to decide again */
-    size_t left;          /* bytes of the peer's packet that pass without being looked at */
-    int dropping;         /* ... that are withheld instead */
-    int app_spoke;        /* initiator: bytes of the application went out since the probe */
-    int connack_sent;     /* responder */
-    struct oe_buf held;   /* initiator: for the application; responder: for the wire */
+    struct oe_framer app;   /* watches what the application writes */
+    struct oe_framer front; /* responder: watches a CONNECT that cannot be a preface any more */
+    int watching;
+    struct oe_buf kept; /* the front of the peer's packet that is not decided on */
+    size_t want;        /* bytes of kept at which to decide again */
+    size_t left;        /* bytes of the peer's packet that pass without being looked at */
+    int dropping;       /* ... that are withheld instead */
+    int app_spoke;      /* initiator: bytes of the application went out since the probe */
+    int connack_sent;   /* responder */
+    struct oe_buf held; /* initiator: for the application; responder: for the wire */
     uint32_t handshake_ms;
     uint64_t deadline_ms;
     struct oe_secret ephemeral[2];
@@ -82,6 +84,9 @@ void oe_initiator_preface_failed(struct oe_conn *c);
 
 /* Initiator: the state that the peer's key, known to be its own, gives. OE_SEC_REFUSED: another key than those that are known. */
 enum oe_security oe_initiator_judge(const struct oe_conn *c, const struct oe_public *key, enum oe_reason *reason);
+
+/* Responder: watches bytes pass that may be a CONNECT, up to its level, where keeping them is not needed. */
+enum oe_status oe_responder_watch(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken);
 
 /* Responder: a whole preface; in R_RETRY and R_PREFACE what follows it. Whether the client with this key may connect, and the state that gives. */
 enum oe_status oe_responder_preface(struct oe_conn *c, enum oe_preface_id id, struct oe_span message, uint64_t now_ms,

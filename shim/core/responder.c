@@ -151,12 +151,19 @@ static enum oe_status decide_message3(struct oe_conn *c, struct oe_flow *flow, e
 }
 
 /* A plain CONNECT where MQTT must not pass in plain: the probe may still come, but nothing may be published before. */
-static enum oe_status decide_plain_connect(struct oe_conn *c, struct oe_span kept, enum oe_verdict *verdict)
+static enum oe_status decide_required(struct oe_conn *c, struct oe_span kept, enum oe_verdict *verdict)
 {
     struct oe_handshake *hs = c->hs;
     struct oe_connect connect;
     struct oe_header h;
 
+    enum oe_status st = oe_connect_prefix(kept.p, kept.n, &c->version);
+    if (st == OE_MORE)
+        return OE_OK;
+    if (st != OE_OK) {
+        oe_conn_go_refused(c, OE_REASON_MALFORMED);
+        return OE_OK;
+    }
     if (oe_frame_header(kept.p, kept.n, &h) == OE_OK && h.total_n <= OE_PREFACE_KEPT_BYTES_MAX && kept.n < h.total_n) {
         hs->want = h.total_n;
         return OE_OK;
@@ -171,6 +178,41 @@ static enum oe_status decide_plain_connect(struct oe_conn *c, struct oe_span kep
     else
         c->phase = OE_PHASE_R_FIRST;
     return OE_OK;
+}
+
+/* What the first bytes turned out to be, as far as they say: a CONNECT whose rest passes, or nothing of ours. OE_MORE: not yet. */
+static enum oe_status judge_front(struct oe_conn *c, const uint8_t *p, size_t n)
+{
+    enum oe_status st = oe_connect_prefix(p, n, &c->version);
+
+    if (st == OE_OK && c->policy == OE_POLICY_OFF)
+        oe_conn_go_plain(c, OE_REASON_POLICY_OFF);
+    else if (st == OE_OK)
+        c->phase = OE_PHASE_R_FIRST;
+    else if (st == OE_MALFORMED)
+        oe_conn_go_plain(c, p[0] == OE_FIRST_TLS ? OE_REASON_TLS : OE_REASON_NOT_MQTT);
+    return st;
+}
+
+enum oe_status oe_responder_watch(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
+{
+    struct oe_framer *f = &c->hs->front;
+    enum oe_status st = oe_framer_push(f, in, taken);
+
+    if (judge_front(c, f->kept, f->kept_n) == OE_OK)
+        c->hs->left = f->left; /* the rest of the CONNECT passes */
+    else if (st == OE_OK && c->phase == OE_PHASE_R_CONNECT)
+        oe_conn_go_plain(c, OE_REASON_MALFORMED);
+    return oe_sink_put(flow->forward, in.p, *taken);
+}
+
+/* It cannot be a preface any more, but is not known to be a CONNECT: it may be a protocol that waits for an answer to its first two bytes. */
+static enum oe_status begin_watch(struct oe_conn *c, struct oe_span kept, struct oe_flow *flow)
+{
+    size_t taken;
+
+    c->hs->watching = 1;
+    return oe_responder_watch(c, kept, flow, &taken);
 }
 
 /* R_CONNECT: a preface, the application's CONNECT, or something else. */
@@ -193,24 +235,12 @@ static enum oe_status decide_connect(struct oe_conn *c, uint64_t now_ms, struct 
         oe_conn_go_refused(c, OE_REASON_BAD_PREFACE);
         return OE_OK;
     }
-    hs->want = kept.n + 1;
-    st = oe_connect_prefix(kept.p, kept.n, &c->version);
-    if (st == OE_MORE)
-        return OE_OK;
-    *verdict = OE_VERDICT_PASS;
-    if (st == OE_OK && c->policy == OE_POLICY_REQUIRE) {
-        *verdict = OE_VERDICT_MORE;
-        return decide_plain_connect(c, kept, verdict);
+    if (c->policy == OE_POLICY_REQUIRE && kept.p[0] == OE_FIRST_CONNECT) {
+        hs->want = kept.n + 1;
+        return decide_required(c, kept, verdict);
     }
-    if (st == OE_OK && c->policy == OE_POLICY_OFF)
-        oe_conn_go_plain(c, OE_REASON_POLICY_OFF);
-    else if (st == OE_OK)
-        c->phase = OE_PHASE_R_FIRST;
-    else if (c->policy == OE_POLICY_REQUIRE && kept.p[0] == OE_FIRST_CONNECT)
-        oe_conn_go_refused(c, OE_REASON_MALFORMED);
-    else
-        oe_conn_go_plain(c, kept.p[0] == OE_FIRST_TLS ? OE_REASON_TLS : OE_REASON_NOT_MQTT);
-    return OE_OK;
+    *verdict = OE_VERDICT_GONE;
+    return begin_watch(c, kept, flow);
 }
 
 enum oe_status oe_responder_decide(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict)

@@ -193,6 +193,7 @@ void oe_io_refuse(struct oe_sock *s, int fd)
     if (s->conn.phase != OE_PHASE_REFUSED || s->shut)
         return;
     s->shut = 1;
+    oe_show_refused();
     (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
     OE_SYS3(SYS_shutdown, fd, SHUT_RDWR, 0);
 }

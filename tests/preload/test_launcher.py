@@ -407,7 +407,7 @@ def test_ctl_check(box):
     path.write_text("[link]\npolice = off\n")
     result = ctl(box, "check", "-c", path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f'oe-mqttctl: {path}:2: key "police" is not known; allowed in [link]: policy, handshake-timeout\n'
+    assert result.stderr == f'oe-mqttctl: {path}:2: key "police" is not known; allowed in [link]: policy, handshake-timeout, downgrade\n'
 
 
 def test_ctl_check_preloaded_needs_the_library(box):

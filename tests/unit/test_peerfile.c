@@ -233,7 +233,8 @@ START_TEST(bad_lines_of_known_peers)
 
     for (size_t i = 0; i < sizeof(wrong_known) / sizeof(wrong_known[0]); i++) {
         const struct wrong *w = &wrong_known[i];
-        (void)snprintf(text, sizeof(text), "a:1 " KEY_1 " tofu\n#\na:1883 " KEY_2 " tofu\n%s\nb:1 " KEY_2 " pinned\n%s\n", w->line, w->line);
+        (void)snprintf(text, sizeof(text), "a:1 " KEY_1 " tofu\n#\na:1883 " KEY_2 " tofu\n%s\nb:1 " KEY_2 " pinned\n%s\n", w->line,
+                       w->line);
         put_known(text);
         read_known();
         ck_assert_msg(peers.bad_line == 4, "%s: %u", w->line, peers.bad_line);
@@ -301,8 +302,9 @@ START_TEST(lines_that_are_cut)
     char text[sizeof(line)];
 
     for (size_t n = 0; n < sizeof(line); n++) {
-        int whole = n == sizeof(line) - 1 || n == sizeof(line) - 33 || n == sizeof(line) - 34; /* also without epoch; with the blank before it */
-        whole |= n == 57 || n == 58;                                                          /* up to tofu */
+        int whole =
+            n == sizeof(line) - 1 || n == sizeof(line) - 33 || n == sizeof(line) - 34; /* also without epoch; with the blank before it */
+        whole |= n == 57 || n == 58;                                                   /* up to tofu */
         ck_assert_int_eq(parse(OE_PEERFILE_KNOWN, line, n), OE_OK);
         ck_assert_msg((peers.bad_line == 0) == (whole || n == 0), "cut at %zu: %s", n, peers.why);
         ck_assert_uint_eq(peers.n, whole);
@@ -637,8 +639,9 @@ END_TEST
 
 START_TEST(forget_removes)
 {
-    static const char text[] = "# one\na:1 " KEY_1 " tofu\na:1 " KEY_2 " pinned\naa:1 " KEY_1 " tofu\n# two\nA:1 " KEY_1 " pinned - -\nnonsense\n"
-                               "a:11 " KEY_1 " tofu\na:1 oe1: tofu";
+    static const char text[] =
+        "# one\na:1 " KEY_1 " tofu\na:1 " KEY_2 " pinned\naa:1 " KEY_1 " tofu\n# two\nA:1 " KEY_1 " pinned - -\nnonsense\n"
+        "a:11 " KEY_1 " tofu\na:1 oe1: tofu";
 
     put_known(text);
     ck_assert_uint_eq(forget("a:1", 3), 0);
