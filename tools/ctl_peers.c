@@ -27,7 +27,13 @@ struct files {
     enum oe_status known_status, allowed_status;
 };
 
-static void print_known(const struct oe_peers *known)
+/* In place of a table of no lines. */
+static const char *nothing(enum oe_status status)
+{
+    return status == OE_OK ? "none" : "not to be told";
+}
+
+static void print_known(enum oe_status status, const struct oe_peers *known)
 {
     char key[OE_FINGERPRINT_CHARS + 1], first[OE_CLOCK_UTC_CHARS + 1], last[OE_CLOCK_UTC_CHARS + 1];
     int width = (int)strlen("ENDPOINT"), time_width = (int)OE_CLOCK_UTC_CHARS;
@@ -37,7 +43,7 @@ static void print_known(const struct oe_peers *known)
             width = (int)strlen(known->peers[i].endpoint);
     (void)printf("brokers in %s:\n", known->path);
     if (known->n == 0)
-        (void)puts("none");
+        (void)puts(nothing(status));
     else
         (void)printf("%-*s  STATE   %-*s  %-*s  FINGERPRINT\n", width, "ENDPOINT", time_width, "FIRST", time_width, "LAST");
     for (size_t i = 0; i < known->n; i++) {
@@ -50,7 +56,7 @@ static void print_known(const struct oe_peers *known)
     }
 }
 
-static void print_allowed(const struct oe_peers *allowed)
+static void print_allowed(enum oe_status status, const struct oe_peers *allowed)
 {
     char key[OE_FINGERPRINT_CHARS + 1];
     int width = (int)strlen("CLIENT");
@@ -60,7 +66,7 @@ static void print_allowed(const struct oe_peers *allowed)
             width = (int)strlen(allowed->clients[i].name);
     (void)printf("\nclients in %s:\n", allowed->path);
     if (allowed->n == 0)
-        (void)puts("none");
+        (void)puts(nothing(status));
     else
         (void)printf("%-*s  FINGERPRINT\n", width, "CLIENT");
     for (size_t i = 0; i < allowed->n; i++) {
@@ -181,9 +187,9 @@ int ctl_peers_main(int argc, char **argv)
     if (json) {
         result = print_json(&files);
     } else {
-        print_known(&files.known);
+        print_known(files.known_status, &files.known);
         if (!files.allowed.missing)
-            print_allowed(&files.allowed);
+            print_allowed(files.allowed_status, &files.allowed);
         result = CTL_DONE;
     }
     if (judge(files.known_status, &files.known) != CTL_DONE)
@@ -282,8 +288,10 @@ int ctl_forget_main(int argc, char **argv)
     if (removed == 0) {
         ctl_complain("%s: %s %s", known.path, target.endpoint, target.has_key ? "is not there with this key" : "is not there");
         result = CTL_FAILED;
+    } else if (target.has_key) {
+        (void)printf("%s %s removed from %s\n", target.endpoint, target.fingerprint, known.path);
     } else {
-        (void)printf("%s %s%sremoved from %s\n", target.endpoint, target.fingerprint, target.has_key ? " " : "", known.path);
+        (void)printf("%s and its %zu key%s removed from %s\n", target.endpoint, removed, removed == 1 ? "" : "s", known.path);
     }
     tell_rest(&target, &known, "still there");
     oe_peers_free(&known);
