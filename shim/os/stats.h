@@ -95,6 +95,9 @@ struct oe_stats_file {
 /* Makes and maps a file of slots_n slots; no descriptor stays open. No allocator, and no signal from a limit. OE_SYSTEM: errno; there is none then. */
 enum oe_status oe_stats_create(const char *state_dir, uint64_t image, uint32_t slots_n, struct oe_stats_file *out);
 
+/* Writes what a slot says, so that a reader gets all of it or nothing. Only its holder does. */
+void oe_stats_put(struct oe_stats_slot *slot, const struct oe_stats_conn *conn);
+
 /* Takes the file's name away, and its directory in memory if it was the last; the mapping stays. */
 void oe_stats_remove(const struct oe_stats_file *file);
 

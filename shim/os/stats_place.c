@@ -48,8 +48,11 @@ static int own_directory(const char *path, int memory)
     struct stat st;
     int fd;
 
+    errno = 0;
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return -1;
+    if (errno != EEXIST && memory) /* whatever the umask is; MEMORY is sticky, nobody can have put a link there */
+        (void)chmod(path, 0700);
     fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (memory ? O_NOFOLLOW : 0));
     if (fd < 0)
         return -1;
