@@ -75,8 +75,10 @@ void oe_show_listen(void)
         slots += files[i].slots_n;
     if (slots >= SLOTS_LISTENING)
         return;
+    int cancel = oe_life_no_cancel();
     oe_stats_sweep(oe_life.env.state_dir);
     (void)more(n, SLOTS_LISTENING);
+    oe_life_cancel(cancel);
 }
 
 /* The head of the first file, which counts for the process. NULL: there is none; *later is set if there may be soon. */
