@@ -4,6 +4,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -93,13 +94,20 @@ static void print_conn(const struct oe_stats_seen *seen, int64_t now_s)
                  bytes_text(seen->plain_bytes[OE_FROM_APP], out));
 }
 
+static const char *user_name(uid_t user, char number[24])
+{
+    const struct passwd *pw = getpwuid(user);
+    (void)snprintf(number, 24, "%lu", (unsigned long)user);
+    return pw != NULL ? pw->pw_name : number;
+}
+
 static void print_process(const struct oe_stats_process *p, int64_t now_s)
 {
-    char age[24], user[40] = "";
+    char age[24], number[24], user[64] = "";
     const char *separator = "";
 
     if (p->user != geteuid())
-        (void)snprintf(user, sizeof(user), " of user %lu", (unsigned long)p->user);
+        (void)snprintf(user, sizeof(user), " of user %s", user_name(p->user, number));
     (void)printf("%s[%ld]%s: %zu connection%s, %" PRIu64 " refused, %" PRIu64 " broken", p->program, (long)p->pid, user, p->conns_n,
                  p->conns_n == 1 ? "" : "s", p->refused, p->broken);
     if (p->untold != 0)

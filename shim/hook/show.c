@@ -75,8 +75,10 @@ void oe_show_listen(void)
         slots += files[i].slots_n;
     if (slots >= SLOTS_LISTENING)
         return;
+    int cancel = oe_life_no_cancel();
     oe_stats_sweep(oe_life.env.state_dir);
     (void)more(n, SLOTS_LISTENING);
+    oe_life_cancel(cancel);
 }
 
 /* The head of the first file, which counts for the process. NULL: there is none; *later is set if there may be soon. */
@@ -132,19 +134,6 @@ static struct oe_stats_slot *take(int *later)
     return slot;
 }
 
-/* A reader takes what lies between two equal, even numbers. The holder is the only writer. */
-static void write_conn(struct oe_stats_slot *slot, const struct oe_stats_conn *conn)
-{
-    uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
-
-    atomic_store_explicit(&slot->seq, seq | 1U, memory_order_relaxed);
-#if !defined(__SANITIZE_THREAD__) /* knows no fences; the readers are other processes */
-    atomic_thread_fence(memory_order_release);
-#endif
-    slot->conn = *conn;
-    atomic_store_explicit(&slot->seq, (seq | 1U) + 1, memory_order_release);
-}
-
 /* The next search begins at a slot that is free. */
 static void lower(const struct oe_stats_slot *slot)
 {
@@ -174,7 +163,7 @@ void oe_show_let_go(struct oe_stats_slot *slot)
             return;
     if (n != 1 || !atomic_compare_exchange_strong(&slot->holders, &n, BUSY))
         return;
-    write_conn(slot, &none);
+    oe_stats_put(slot, &none);
     for (unsigned dir = 0; dir < 2; dir++) {
         atomic_store_explicit(&slot->records[dir], 0, memory_order_relaxed);
         atomic_store_explicit(&slot->plain_bytes[dir], 0, memory_order_relaxed);
@@ -224,7 +213,7 @@ void oe_show_state(struct oe_sock *s)
         goto total;
     }
     describe(s, &conn);
-    write_conn(slot, &conn);
+    oe_stats_put(slot, &conn);
     atomic_store_explicit(&s->slot, slot, memory_order_release);
 total:
     if (want == DECIDED && (unsigned)c->security < OE_STATS_STATES)

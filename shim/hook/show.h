@@ -1,5 +1,5 @@
 /*
- * What this process shows of its connections to `oe-mqttctl status`: files in shared memory (os/stats.h), mapped when the first of them is needed. On the
+ * What this process shows of its connections to `oe-mqttctl status`: files in shared memory (os/stats.h), mapped when the first is needed. On the
  * way of the data it costs two relaxed stores into the connection's slot, under the lock of the direction that is held anyway.
  *
  * A slot has holders: the socket object, and once the connection is plain and let go, each of its descriptors (a mark in fdtab.h) until it is closed.

@@ -103,6 +103,18 @@ enum oe_status oe_stats_create(const char *state_dir, uint64_t image, uint32_t s
     return OE_SYSTEM;
 }
 
+void oe_stats_put(struct oe_stats_slot *slot, const struct oe_stats_conn *conn)
+{
+    uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
+
+    atomic_store_explicit(&slot->seq, seq | 1U, memory_order_relaxed); /* odd: a reader looks again */
+#if !defined(__SANITIZE_THREAD__)                                      /* knows no fences; the readers are other processes */
+    atomic_thread_fence(memory_order_release);
+#endif
+    slot->conn = *conn;
+    atomic_store_explicit(&slot->seq, (seq | 1U) + 1, memory_order_release);
+}
+
 void oe_stats_remove(const struct oe_stats_file *file)
 {
     char directory[PATH_MAX];

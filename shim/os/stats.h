@@ -2,10 +2,10 @@
  * What a process shows of its connections: files that it maps and updates, one or more a process, owner-only, and gone or recognised as stale when
  * the process is. `oe-mqttctl status` reads them, trusting nothing in them.
  *
- * A file is struct oe_stats_head, then, from OE_STATS_HEAD_BYTES on, slots_n times struct oe_stats_slot. It lies in memory where that is possible
- * (/dev/shm, a directory for each user and state directory): a write into a mapping of a file on a disk waits for that disk now and then, and is written
- * back for as long as the process lives. Else it lies in STATE_DIR/status, on a file system that keeps the promise of fallocate: one that is full must
- * not end somebody's process by SIGBUS.
+ * A file is struct oe_stats_head, then, from OE_STATS_HEAD_BYTES on, slots_n times struct oe_stats_slot. It lies in memory where possible
+ * (/dev/shm, a directory for each user and state directory): a write into a mapping of a file on a disk waits for that disk now and then, and is
+ * written back for as long as the process lives. Else it lies in STATE_DIR/status, on a file system that keeps the promise of fallocate: one that is
+ * full must not end somebody's process by SIGBUS.
  */
 #ifndef OE_OS_STATS_H
 #define OE_OS_STATS_H
@@ -92,8 +92,11 @@ struct oe_stats_file {
     char path[PATH_MAX];
 };
 
-/* Makes and maps a file of slots_n slots; no descriptor stays open. No allocator, and no signal from a limit. OE_SYSTEM: errno; there is none then. */
+/* Makes and maps a file of slots_n slots; no descriptor stays open. No allocator, no signal from a limit. OE_SYSTEM: errno; there is none then. */
 enum oe_status oe_stats_create(const char *state_dir, uint64_t image, uint32_t slots_n, struct oe_stats_file *out);
+
+/* Writes what a slot says, so that a reader gets all of it or nothing. Only its holder does. */
+void oe_stats_put(struct oe_stats_slot *slot, const struct oe_stats_conn *conn);
 
 /* Takes the file's name away, and its directory in memory if it was the last; the mapping stays. */
 void oe_stats_remove(const struct oe_stats_file *file);
@@ -136,8 +139,8 @@ struct oe_stats_list {
     size_t skipped_n;
 };
 
-/* All processes with a file that this user may read; removes stale ones. OE_NOMEM; OE_SYSTEM (errno): a directory is there and cannot be read. *out is
- * to be freed in every case. */
+/* All processes with a file that this user may read; removes stale ones. OE_NOMEM; OE_SYSTEM (errno): a directory is there and cannot be read.
+ * *out is to be freed in every case. */
 enum oe_status oe_stats_read(const char *state_dir, struct oe_stats_list *out);
 void oe_stats_free(struct oe_stats_list *list);
 

@@ -48,8 +48,11 @@ static int own_directory(const char *path, int memory)
     struct stat st;
     int fd;
 
+    errno = 0;
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return -1;
+    if (errno != EEXIST && memory) /* whatever the umask is; MEMORY is sticky, nobody can have put a link there */
+        (void)chmod(path, 0700);
     fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (memory ? O_NOFOLLOW : 0));
     if (fd < 0)
         return -1;
@@ -117,8 +120,8 @@ static void file_name(int dir, const char *name, void *arg)
         walk->each(dir, name, walk->arg);
 }
 
-/* The files of a directory in which only its owner can have put them: this user, root, the owner of the state directory, and in memory, for root, whoever
- * his process has changed to (a broker may do so before it listens); oe_stats_look sees to it that such a file is of a process of that user's. */
+/* The files of a directory in which only its owner can have put them: this user, root, the owner of the state directory, and in memory, for root,
+ * whoever a process has changed to (a broker may do so before it listens); oe_stats_look sees to it that it is of a process of that user's. */
 static void directory(int fd, struct walk *walk)
 {
     struct stat st;

@@ -78,6 +78,10 @@ class Place:
             for f in (p.stdin, p.stdout, p.stderr):
                 if f is not None:
                     f.close()
+        for state in self.dir.glob("state*"):  # of processes that were killed
+            st = state.stat()
+            for status in pathlib.Path("/dev/shm").glob(f"oe-mqtt.{st.st_dev:x}.{st.st_ino:x}.*"):
+                shutil.rmtree(status, ignore_errors=True)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self):

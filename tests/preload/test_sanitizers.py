@@ -43,12 +43,14 @@ def tsan(place, program, *args):
 
 @pytest.mark.parametrize("program,scenario,connections", [
     ("flow", "duplex", 1), ("flow", "many", 144), ("flow", "contend", 20), ("flow", "cancel", 2), ("flow", "cancel_writer", 1),
-    ("flow", "shutdown_wakes", 1), ("life", "daemonise", 1), ("life", "dups", 1), ("life", "children", 2)])
+    ("flow", "shutdown_wakes", 1), ("life", "daemonise", 1), ("life", "dups", 1), ("life", "children", 2),
+    ("status", "threads", 150)])
 def test_tsan(program, scenario, connections):
     with pre.Place() as place:
         echo = tsan(place, "life", "echo")
         port = port_of(echo)
-        p = tsan(place, program, scenario, port)
+        args = (port, scenario) if program == "status" else (scenario, port)
+        p = tsan(place, program, *args)
         status, out, err = pre.finish(p, 90)
         assert "ThreadSanitizer" not in err, err[:6000]
         assert status == 0, (status, out, err)
@@ -88,11 +90,12 @@ def clean(p, timeout=60, status=0):
 
 @pytest.mark.parametrize("program,scenario,connections", [
     ("flow", "duplex", 1), ("flow", "many", 144), ("flow", "contend", 20), ("flow", "cancel", 2), ("life", "daemonise", 1), ("life", "dups", 1),
-    ("life", "dup2_close", 4), ("life", "half_close", 5), ("life", "fork_split", 1), ("life", "children", 2), ("life", "reuse", 20)])
+    ("status", "threads", 150), ("life", "dup2_close", 4), ("life", "half_close", 5), ("life", "fork_split", 1), ("life", "children", 2), ("life", "reuse", 20)])
 def test_asan_own(program, scenario, connections):
     with pre.Place() as place:
         echo = asan(place, [pre.build("life"), "echo"], "echo")
-        p = asan(place, [pre.build(program), scenario, port_of(echo)], "client")
+        args = [port_of(echo), scenario] if program == "status" else [scenario, port_of(echo)]
+        p = asan(place, [pre.build(program), *args], "client")
         clean(p, 90)
         assert pre.encrypted(p) >= connections
         echo.terminate()
