@@ -108,7 +108,8 @@ static enum outcome end(struct reading *rd)
     struct oe_sock *s = rd->s;
     struct oe_sink forward = {.rest = &s->owed};
     struct oe_flow flow = {.forward = &forward, .answer = &s->pending};
-    if (oe_io_owe(s) != OE_OK || oe_io_pend(s) != OE_OK)
+    /* in OE_PHASE_RECORDS only rx is held, and there is nothing left to say */
+    if (oe_io_owe(s) != OE_OK || (s->conn.phase != OE_PHASE_RECORDS && oe_io_pend(s) != OE_OK))
         return failed(s, ENOMEM);
     int e = oe_io_settle(s, OE_FROM_PEER, oe_conn_peer_end(&s->conn, &flow), &rd->report);
     oe_io_refuse(s, rd->fd);
