@@ -112,11 +112,11 @@ $(B)/unit/%: $(O)/tests/unit/%.o $(unit_lib) $(B)/libos.a $(B)/libcore.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -pthread
 
-# the allocators go through the test's wrappers
-$(B)/fault/%: $(O)/tests/fault/%.o $(unit_lib) $(B)/libos.a $(B)/libcore.a
+# the allocators go through the test's wrappers; without hooks.o, whose names would stand before libc's
+$(B)/fault/%: $(O)/tests/fault/%.o $(unit_lib) $(filter-out %/hooks.o,$(hook_o)) $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -pthread
+	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -ldl -pthread
 
 # programs that run under the library
 $(B)/preload/%: tests/preload/%.c

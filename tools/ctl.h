@@ -13,6 +13,8 @@ void ctl_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 int ctl_usage(const char *text);
 
 /* Subcommands. */
+extern const char ctl_probe_usage[];
+int ctl_probe_main(int argc, char **argv);
 extern const char ctl_status_usage[];
 int ctl_status_main(int argc, char **argv);
 

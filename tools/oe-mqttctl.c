@@ -190,6 +190,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"check", check_usage, "check the configuration, the log setting and the identity", check_main},
+    {"probe", ctl_probe_usage, "ask a broker whether it offers OE-MQTT, and with which key", ctl_probe_main},
     {"id", id_usage, "print the fingerprint of this user's identity; make one if there is none", id_main},
     {"status", ctl_status_usage, "show the running processes and their connections", ctl_status_main},
 };

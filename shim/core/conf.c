@@ -7,7 +7,7 @@
 #define QUOTED_CHARS_MAX 60U
 
 enum section { SECTION_NONE, SECTION_LINK, SECTION_CONNECT, SECTION_ACCEPT };
-enum link_seen { SEEN_SECTION = 1, SEEN_POLICY = 2, SEEN_HANDSHAKE = 4 };
+enum link_seen { SEEN_SECTION = 1, SEEN_POLICY = 2, SEEN_HANDSHAKE = 4, SEEN_DOWNGRADE = 8 };
 
 /* ---- messages ---- */
 
@@ -84,14 +84,30 @@ static enum oe_status set_policy(enum oe_policy *policy, const char *value, char
 
     if (oe_policy_parse(value, policy) == OE_OK)
         return OE_OK;
-    say(why, why_n, "policy ", quote(value, &q), strcmp(value, "require") == 0 ? " is not in this version of OE-MQTT" : " is not known",
-        "; allowed: off, prefer", (char *)NULL);
+    say(why, why_n, "policy ", quote(value, &q), " is not known; allowed: off, prefer, require", (char *)NULL);
+    return OE_INVALID;
+}
+
+static enum oe_status set_downgrade(enum oe_downgrade *downgrade, const char *value, char *why, size_t why_n)
+{
+    struct quoted q;
+
+    if (strcmp(value, "refuse") == 0 || strcmp(value, "warn") == 0) {
+        *downgrade = value[0] == 'w' ? OE_DOWNGRADE_WARN : OE_DOWNGRADE_REFUSE;
+        return OE_OK;
+    }
+    say(why, why_n, "downgrade ", quote(value, &q), " is not known; allowed: refuse, warn", (char *)NULL);
     return OE_INVALID;
 }
 
 static enum oe_status set_link_policy(struct oe_conf *conf, const char *value, char *why, size_t why_n)
 {
     return set_policy(&conf->policy, value, why, why_n);
+}
+
+static enum oe_status set_link_downgrade(struct oe_conf *conf, const char *value, char *why, size_t why_n)
+{
+    return set_downgrade(&conf->downgrade, value, why, why_n);
 }
 
 static enum oe_status set_handshake(struct oe_conf *conf, const char *value, char *why, size_t why_n)
@@ -116,6 +132,11 @@ static enum oe_status set_handshake(struct oe_conf *conf, const char *value, cha
 static enum oe_status set_rule_policy(struct oe_conf *conf, const char *value, char *why, size_t why_n)
 {
     return set_policy(&conf->rules[conf->rules_n - 1].policy, value, why, why_n);
+}
+
+static enum oe_status set_rule_downgrade(struct oe_conf *conf, const char *value, char *why, size_t why_n)
+{
+    return set_downgrade(&conf->rules[conf->rules_n - 1].downgrade, value, why, why_n);
 }
 
 /* ---- sections ---- */
@@ -293,37 +314,47 @@ enum oe_status oe_conf_section(struct oe_conf *conf, const char *header, char *w
 
 /* ---- keys ---- */
 
-/* Every key there is. allowed lists all keys of the section. */
+/* Every key there is, and where it is marked as given: a bit of link_seen, or an int of the last rule. */
 static const struct key {
     enum section section;
-    unsigned seen; /* its bit of link_seen; 0: policy of the last rule */
+    unsigned seen; /* 0: has is meant */
+    size_t has;
     const char *name;
     enum oe_status (*set)(struct oe_conf *conf, const char *value, char *why, size_t why_n);
 } keys[] = {
-    {SECTION_LINK, SEEN_POLICY, "policy", set_link_policy},
-    {SECTION_LINK, SEEN_HANDSHAKE, "handshake-timeout", set_handshake},
-    {SECTION_CONNECT, 0, "policy", set_rule_policy},
-    {SECTION_ACCEPT, 0, "policy", set_rule_policy},
+    {SECTION_LINK, SEEN_POLICY, 0, "policy", set_link_policy},
+    {SECTION_LINK, SEEN_HANDSHAKE, 0, "handshake-timeout", set_handshake},
+    {SECTION_LINK, SEEN_DOWNGRADE, 0, "downgrade", set_link_downgrade},
+    {SECTION_CONNECT, 0, offsetof(struct oe_rule, has_policy), "policy", set_rule_policy},
+    {SECTION_CONNECT, 0, offsetof(struct oe_rule, has_downgrade), "downgrade", set_rule_downgrade},
+    {SECTION_ACCEPT, 0, offsetof(struct oe_rule, has_policy), "policy", set_rule_policy},
 };
 
 static const char *const keys_allowed[] = {
     [SECTION_NONE] = "",
-    [SECTION_LINK] = "; allowed in [link]: policy, handshake-timeout",
-    [SECTION_CONNECT] = "; allowed in [connect]: policy",
+    [SECTION_LINK] = "; allowed in [link]: policy, handshake-timeout, downgrade",
+    [SECTION_CONNECT] = "; allowed in [connect]: policy, downgrade",
     [SECTION_ACCEPT] = "; allowed in [accept]: policy",
 };
 
 static int is_seen(const struct oe_conf *conf, const struct key *key)
 {
-    return key->seen != 0 ? (conf->link_seen & key->seen) != 0 : conf->rules[conf->rules_n - 1].has_policy;
+    int has;
+
+    if (key->seen != 0)
+        return (conf->link_seen & key->seen) != 0;
+    memcpy(&has, (const char *)&conf->rules[conf->rules_n - 1] + key->has, sizeof(has));
+    return has;
 }
 
 static void mark_seen(struct oe_conf *conf, const struct key *key)
 {
+    static const int yes = 1;
+
     if (key->seen != 0)
         conf->link_seen |= key->seen;
     else
-        conf->rules[conf->rules_n - 1].has_policy = 1;
+        memcpy((char *)&conf->rules[conf->rules_n - 1] + key->has, &yes, sizeof(yes));
 }
 
 enum oe_status oe_conf_set(struct oe_conf *conf, const char *name, const char *value, char *why, size_t why_n)

@@ -17,8 +17,28 @@ enum oe_status oe_conn_init(struct oe_conn *c, const struct oe_conn_setup *setup
         return OE_NOMEM;
     c->hs->handshake_ms = setup->handshake_ms;
     c->hs->identity = setup->identity;
-    c->hs->ephemeral = setup->ephemeral;
+    c->hs->ephemeral[0] = setup->ephemeral[0];
+    c->hs->ephemeral[1] = setup->ephemeral[1];
+    c->hs->calls = setup->calls;
     c->hs->want = 1;
+    return OE_OK;
+}
+
+enum oe_status oe_conn_trust(struct oe_conn *c, const struct oe_trust *trust)
+{
+    struct oe_handshake *hs = c->hs;
+    struct oe_known *known = trust->n == 0 ? NULL : calloc(trust->n, sizeof(*known));
+
+    if (trust->n != 0 && known == NULL)
+        return OE_NOMEM;
+    if (trust->n != 0)
+        memcpy(known, trust->known, trust->n * sizeof(*known));
+    free(hs->known);
+    hs->known = known;
+    hs->known_n = trust->n;
+    hs->downgrade = trust->downgrade;
+    hs->undecided = trust->undecided;
+    memcpy(hs->epoch, trust->epoch, sizeof(hs->epoch));
     return OE_OK;
 }
 
@@ -28,6 +48,8 @@ static void free_handshake(struct oe_conn *c)
         return;
     oe_buf_free(&c->hs->kept);
     oe_buf_free(&c->hs->held);
+    oe_buf_free(&c->hs->connect);
+    free(c->hs->known);
     sodium_memzero(c->hs, sizeof(*c->hs));
     free(c->hs);
     c->hs = NULL;
@@ -39,7 +61,8 @@ void oe_conn_forget(struct oe_conn *c)
     oe_secret_wipe(&c->receive.cipher.k);
     if (c->hs != NULL) {
         oe_noise_wipe(&c->hs->noise);
-        oe_secret_wipe(&c->hs->ephemeral);
+        oe_secret_wipe(&c->hs->ephemeral[0]);
+        oe_secret_wipe(&c->hs->ephemeral[1]);
     }
 }
 
@@ -52,23 +75,47 @@ void oe_conn_wipe(struct oe_conn *c)
 
 /* ---- changes of state ----------------------------------------------------------------------------------------------------------------- */
 
+int oe_conn_may_be_early(struct oe_span connect, enum oe_mqtt version)
+{
+    struct oe_connect view;
+    return oe_connect_read(connect, &view) == OE_OK && view.version == version && !oe_connect_has_will(&view);
+}
+
+int oe_conn_strict(const struct oe_conn *c)
+{
+    return c->policy == OE_POLICY_REFUSE || c->policy == OE_POLICY_REQUIRE || oe_initiator_wants_preface(c);
+}
+
+void oe_conn_go_refused(struct oe_conn *c, enum oe_reason reason)
+{
+    c->phase = OE_PHASE_REFUSED;
+    c->security = OE_SEC_REFUSED;
+    c->reason = reason;
+}
+
 void oe_conn_go_plain(struct oe_conn *c, enum oe_reason reason)
 {
+    if (c->policy == OE_POLICY_REQUIRE && c->version != OE_MQTT_NONE) {
+        oe_conn_go_refused(c, reason);
+        return;
+    }
     c->phase = OE_PHASE_PLAIN;
     /* An initiator in I_LATE has said that it is plain, and why, already. */
     if (c->security == OE_SEC_UNDECIDED) {
         c->security = OE_SEC_PLAIN;
         c->reason = reason;
+        c->downgraded = c->hs != NULL && c->hs->known_n != 0;
     }
 }
 
-void oe_conn_go_records(struct oe_conn *c)
+void oe_conn_go_records(struct oe_conn *c, enum oe_security security, enum oe_reason reason)
 {
     oe_noise_split(&c->hs->noise, &c->send.cipher, &c->receive.cipher);
     c->peer = c->hs->noise.rs;
+    c->peer_seen = 1;
     c->phase = OE_PHASE_RECORDS;
-    c->security = OE_SEC_UNAUTHENTICATED;
-    c->reason = OE_REASON_HANDSHAKE_DONE;
+    c->security = security;
+    c->reason = reason;
 }
 
 enum oe_status oe_conn_go_broken(struct oe_conn *c, enum oe_reason reason, enum oe_status st)
@@ -94,9 +141,11 @@ static struct oe_span rest_of(struct oe_span in, size_t taken)
     return (struct oe_span){in.p + taken, in.n - taken};
 }
 
-/* Holds what a responder's application writes between message 2 and message 3. */
-static enum oe_status hold_output(struct oe_conn *c, struct oe_span in, size_t *taken)
+/* Holds what a responder's application writes between message 2 and message 3, and before that where nothing may pass in plain. */
+static enum oe_status hold_output(struct oe_conn *c, struct oe_span in, uint64_t now_ms, size_t *taken)
 {
+    if (c->hs->deadline_ms == 0)
+        c->hs->deadline_ms = now_ms + OE_RESPONDER_HELD_MS_MAX;
     size_t room = OE_RESPONDER_HELD_BYTES_MAX - oe_buf_n(&c->hs->held);
     size_t n = in.n < room ? in.n : room;
 
@@ -138,10 +187,35 @@ static enum oe_status watch_app(struct oe_conn *c, struct oe_span in, uint64_t n
 /* The side that should wait for a CONNECT has something to say: no MQTT. Where no MQTT may pass a CONNECT could still follow: the watch goes on. */
 static enum oe_status spoke_first(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
 {
-    if (c->policy != OE_POLICY_REFUSE)
+    c->hs->peer_spoke = 1;
+    if (oe_buf_n(&c->hs->connect) != 0) { /* nothing but the answer to a preface may come in front of the handshake */
+        *taken = in.n;
+        oe_conn_go_refused(c, OE_REASON_PEER_FIRST);
+        return OE_OK;
+    }
+    if (!oe_conn_strict(c))
         oe_conn_go_plain(c, OE_REASON_PEER_FIRST);
     *taken = in.n;
     return oe_sink_put(flow->forward, in.p, in.n);
+}
+
+/* The connection has just been refused: what each side is told. The initiator's application gets its part with the peer's direction. */
+static enum oe_status refusal(struct oe_conn *c, struct oe_sink *wire)
+{
+    struct oe_handshake *hs = c->hs;
+    struct oe_sink app = oe_conn_sink(&hs->held);
+    enum oe_status st = OE_OK;
+
+    oe_buf_free(&hs->held);
+    oe_buf_free(&hs->kept);
+    oe_buf_free(&hs->connect);
+    if (c->role == OE_INITIATOR)
+        st = oe_preface_put_connack(&app, c->version, OE_REFUSE_UNAVAILABLE);
+    else if (hs->preface_seen)
+        st = oe_preface_put_refusal(wire);
+    else if (oe_framer_boundary(&hs->app) && !hs->connack_sent && c->reason != OE_REASON_CONNACK_REFUSED)
+        st = oe_preface_put_connack(wire, c->version, OE_REFUSE_NOT_AUTHORISED);
+    return st;
 }
 
 static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
@@ -154,19 +228,33 @@ static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t no
         switch (c->phase) {
         case OE_PHASE_I_PROBE:
         case OE_PHASE_I_UNSUBACK:
+        case OE_PHASE_I_PREFACE_IK:
+        case OE_PHASE_I_PREFACE_XX:
+        case OE_PHASE_R_RETRY:
+        case OE_PHASE_R_PREFACE:
             return OE_OK;
         case OE_PHASE_R_CONNECT:
             st = spoke_first(c, rest, flow, &taken);
             break;
         case OE_PHASE_I_CONNECT:
+            st = oe_initiator_wants_preface(c) ? oe_initiator_keep_connect(c, rest, now_ms, flow, &taken)
+                                               : watch_app(c, rest, now_ms, flow, &taken);
+            break;
+        case OE_PHASE_R_FIRST:
+            if (c->policy == OE_POLICY_REQUIRE && c->hs->connack_sent) {
+                st = hold_output(c, rest, now_ms, &taken);
+                flow->taken += taken;
+                return st;
+            }
+            st = watch_app(c, rest, now_ms, flow, &taken);
+            break;
         case OE_PHASE_I_CONNACK:
         case OE_PHASE_I_LATE:
-        case OE_PHASE_R_FIRST:
         case OE_PHASE_R_ANSWER:
             st = watch_app(c, rest, now_ms, flow, &taken);
             break;
         case OE_PHASE_R_MESSAGE3:
-            st = hold_output(c, rest, &taken);
+            st = hold_output(c, rest, now_ms, &taken);
             flow->taken += taken;
             return st;
         case OE_PHASE_RECORDS:
@@ -179,10 +267,13 @@ static enum oe_status push_app(struct oe_conn *c, struct oe_span in, uint64_t no
             st = oe_sink_put(flow->forward, rest.p, rest.n);
             taken = rest.n;
             break;
+        case OE_PHASE_REFUSED:
         case OE_PHASE_BROKEN:
             return OE_CRYPTO;
         }
         flow->taken += taken;
+        if (c->phase == OE_PHASE_REFUSED)
+            return st == OE_OK ? refusal(c, flow->forward) : st;
     }
     return st;
 }
@@ -208,6 +299,8 @@ static enum oe_status obey(struct oe_conn *c, enum oe_verdict verdict, struct oe
     struct oe_header h;
     enum oe_status st = OE_OK;
 
+    if (c->phase == OE_PHASE_REFUSED)
+        verdict = OE_VERDICT_GONE;
     switch (verdict) {
     case OE_VERDICT_MORE:
         return OE_OK;
@@ -249,24 +342,6 @@ static enum oe_status gate(struct oe_conn *c, struct oe_span in, uint64_t now_ms
     return st == OE_OK ? obey(c, verdict, flow) : st;
 }
 
-/* Responder: watches the CONNECT come in. */
-static enum oe_status watch_connect(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
-{
-    struct oe_framer *f = &c->hs->connect;
-    enum oe_status st = oe_framer_push(f, in, taken);
-    enum oe_status prefix = oe_connect_prefix(f->kept, f->kept_n, &c->version);
-
-    if (prefix == OE_MALFORMED)
-        oe_conn_go_plain(c, f->kept[0] == OE_FIRST_TLS ? OE_REASON_TLS : OE_REASON_NOT_MQTT);
-    else if (prefix == OE_OK && c->policy == OE_POLICY_OFF)
-        oe_conn_go_plain(c, OE_REASON_POLICY_OFF);
-    else if (st == OE_OK && prefix == OE_OK)
-        c->phase = OE_PHASE_R_FIRST;
-    else if (st == OE_OK)
-        oe_conn_go_plain(c, OE_REASON_MALFORMED);
-    return oe_sink_put(flow->forward, in.p, *taken);
-}
-
 /* The handshake is over: what is still kept of it goes on or away. */
 static enum oe_status release(struct oe_conn *c, struct oe_flow *flow)
 {
@@ -278,20 +353,37 @@ static enum oe_status release(struct oe_conn *c, struct oe_flow *flow)
     return st;
 }
 
+/* Refused: the initiator's application gets its CONNACK, everything else is over. */
+static enum oe_status farewell(struct oe_conn *c, struct oe_flow *flow)
+{
+    enum oe_status st = OE_OK;
+
+    if (c->hs != NULL && c->role == OE_INITIATOR)
+        st = oe_conn_move(&c->hs->held, flow->forward);
+    if (st == OE_OK)
+        free_handshake(c);
+    return st;
+}
+
 static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow)
 {
     enum oe_status st = OE_OK;
 
     while (st == OE_OK && flow->taken < in.n) {
         struct oe_span rest = rest_of(in, flow->taken);
+        enum oe_phase before = c->phase;
         size_t taken = 0;
         switch (c->phase) {
         case OE_PHASE_I_CONNECT:
             st = spoke_first(c, rest, flow, &taken);
             break;
         case OE_PHASE_R_CONNECT:
-            st = watch_connect(c, rest, flow, &taken);
+            st = c->hs->watching ? oe_responder_watch(c, rest, flow, &taken) : gate(c, rest, now_ms, flow, &taken);
             break;
+        case OE_PHASE_R_RETRY:
+        case OE_PHASE_R_PREFACE:
+        case OE_PHASE_I_PREFACE_IK:
+        case OE_PHASE_I_PREFACE_XX:
         case OE_PHASE_I_CONNACK:
         case OE_PHASE_I_PROBE:
         case OE_PHASE_I_UNSUBACK:
@@ -317,10 +409,20 @@ static enum oe_status push_peer(struct oe_conn *c, struct oe_span in, uint64_t n
                 st = oe_sink_put(flow->forward, rest.p, rest.n);
             taken = rest.n;
             break;
+        case OE_PHASE_REFUSED:
+            st = farewell(c, flow);
+            taken = rest.n;
+            break;
         case OE_PHASE_BROKEN:
             return OE_CRYPTO;
         }
         flow->taken += taken;
+        if (st == OE_OK && c->phase == OE_PHASE_REFUSED && before != OE_PHASE_REFUSED) {
+            struct oe_sink wire = oe_conn_sink(flow->answer);
+            st = refusal(c, &wire);
+            if (st == OE_OK)
+                st = farewell(c, flow);
+        }
     }
     if (st == OE_OK && c->hs != NULL && (c->phase == OE_PHASE_RECORDS || c->phase == OE_PHASE_PLAIN))
         st = release(c, flow);
@@ -356,6 +458,14 @@ enum oe_status oe_conn_push(struct oe_conn *c, enum oe_dir dir, struct oe_span i
     return done(c, dir, dir == OE_FROM_APP ? push_app(c, in, now_ms, flow) : push_peer(c, in, now_ms, flow));
 }
 
+/* Refused by something else than a push. */
+static enum oe_status refused_now(struct oe_conn *c, struct oe_flow *flow)
+{
+    struct oe_sink wire = oe_conn_sink(flow->answer);
+    enum oe_status st = refusal(c, &wire);
+    return st == OE_OK ? farewell(c, flow) : st;
+}
+
 static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
 {
     switch (c->phase) {
@@ -366,6 +476,12 @@ static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
         oe_buf_free(&c->hs->kept); /* the front of an answer is nothing for the application */
         oe_conn_go_plain(c, OE_REASON_PROBE_CLOSED);
         return release(c, flow);
+    case OE_PHASE_I_PREFACE_IK:
+    case OE_PHASE_I_PREFACE_XX:
+        oe_initiator_preface_failed(c);
+        return refused_now(c, flow);
+    case OE_PHASE_REFUSED:
+        return farewell(c, flow);
     case OE_PHASE_I_UNSUBACK:
     case OE_PHASE_R_MESSAGE3:
         return oe_conn_go_broken(c, OE_REASON_HANDSHAKE_ENDED, OE_CRYPTO);
@@ -375,7 +491,7 @@ static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
         return oe_buf_n(&c->part) == 0 ? OE_OK : oe_conn_fail(c, OE_FROM_PEER, OE_REASON_TRUNCATED, OE_CRYPTO);
     case OE_PHASE_I_CONNECT:
     case OE_PHASE_R_CONNECT:
-        if (c->policy == OE_POLICY_REFUSE)
+        if (oe_conn_strict(c))
             return OE_OK; /* what the application writes is still to be looked at */
         oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
         return release(c, flow);
@@ -383,8 +499,10 @@ static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
     case OE_PHASE_I_LATE:
     case OE_PHASE_R_FIRST:
     case OE_PHASE_R_ANSWER:
+    case OE_PHASE_R_RETRY:
+    case OE_PHASE_R_PREFACE:
         oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
-        return release(c, flow);
+        return c->phase == OE_PHASE_REFUSED ? refused_now(c, flow) : release(c, flow);
     case OE_PHASE_PLAIN:
         return c->hs == NULL ? OE_OK : release(c, flow);
     case OE_PHASE_BROKEN:
@@ -405,16 +523,25 @@ enum oe_reason oe_conn_why(const struct oe_conn *c, enum oe_dir dir)
 
 int oe_conn_waiting(const struct oe_conn *c, uint64_t *deadline_ms)
 {
-    if (c->phase != OE_PHASE_I_PROBE && c->phase != OE_PHASE_I_UNSUBACK)
+    if (c->phase != OE_PHASE_I_PROBE && c->phase != OE_PHASE_I_UNSUBACK && !oe_conn_prefaced(c))
         return 0;
     *deadline_ms = c->hs->deadline_ms;
     return 1;
+}
+
+int oe_conn_prefaced(const struct oe_conn *c)
+{
+    return c->phase == OE_PHASE_I_PREFACE_IK || c->phase == OE_PHASE_I_PREFACE_XX;
 }
 
 enum oe_status oe_conn_expire(struct oe_conn *c, struct oe_flow *flow)
 {
     if (c->phase == OE_PHASE_I_UNSUBACK)
         return oe_conn_go_broken(c, OE_REASON_BAD_UNSUBACK, OE_CRYPTO);
+    if (oe_conn_prefaced(c)) {
+        oe_conn_go_refused(c, OE_REASON_PREFACE_TIMEOUT);
+        return done(c, OE_FROM_PEER, refused_now(c, flow));
+    }
     if (c->phase != OE_PHASE_I_PROBE)
         return OE_OK;
     c->remember = OE_REMEMBER_TIMEOUT;
@@ -423,16 +550,18 @@ enum oe_status oe_conn_expire(struct oe_conn *c, struct oe_flow *flow)
 
 enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms)
 {
-    if (c->phase != OE_PHASE_R_MESSAGE3 || now_ms < c->hs->deadline_ms)
+    int open = c->phase == OE_PHASE_R_MESSAGE3 || c->phase == OE_PHASE_R_RETRY || c->phase == OE_PHASE_R_PREFACE || oe_conn_held(c) != 0;
+    if (!open || now_ms < c->hs->deadline_ms)
         return OE_OK;
     return oe_conn_go_broken(c, OE_REASON_HELD_TOO_MUCH, OE_LIMIT);
 }
 
 int oe_conn_abandon(struct oe_conn *c)
 {
-    if (c->phase != OE_PHASE_I_CONNECT && c->phase != OE_PHASE_R_CONNECT && c->phase != OE_PHASE_PLAIN)
+    int connecting = c->phase == OE_PHASE_I_CONNECT || c->phase == OE_PHASE_R_CONNECT || (c->phase == OE_PHASE_R_FIRST && c->hs->left != 0);
+    if (!connecting && c->phase != OE_PHASE_PLAIN)
         return 0;
-    if (c->policy != OE_POLICY_REFUSE)
+    if (!oe_conn_strict(c))
         oe_conn_go_plain(c, OE_REASON_SHARED);
     return 1;
 }
@@ -452,5 +581,5 @@ size_t oe_conn_kept(const struct oe_conn *c)
 
 size_t oe_conn_held(const struct oe_conn *c)
 {
-    return c->phase == OE_PHASE_R_MESSAGE3 ? oe_buf_n(&c->hs->held) : 0;
+    return c->phase == OE_PHASE_R_MESSAGE3 || c->phase == OE_PHASE_R_FIRST ? oe_buf_n(&c->hs->held) : 0;
 }

@@ -4,6 +4,7 @@
 
 #include "conn.h"
 #include "frame.h"
+#include "preface.h"
 
 /* First bytes of a stream */
 #define OE_FIRST_CONNECT (OE_TYPE_CONNECT << 4)
@@ -12,19 +13,30 @@
 /* What only a handshake needs; freed when it is over. */
 struct oe_handshake {
     struct oe_noise noise;
-    struct oe_framer app;     /* watches what the application writes */
-    struct oe_framer connect; /* responder: watches the CONNECT that comes in */
-    struct oe_buf kept;       /* the front of the peer's packet that is not decided on */
-    size_t want;              /* bytes of kept at which to decide again */
-    size_t left;              /* bytes of the peer's packet that pass without being looked at */
-    int dropping;             /* ... that are withheld instead */
-    int app_spoke;            /* initiator: bytes of the application went out since the probe */
-    int connack_sent;         /* responder */
-    struct oe_buf held;       /* initiator: for the application; responder: for the wire */
+    struct oe_framer app;   /* watches what the application writes */
+    struct oe_framer front; /* responder: watches a CONNECT that cannot be a preface any more */
+    int watching;
+    struct oe_buf kept; /* the front of the peer's packet that is not decided on */
+    size_t want;        /* bytes of kept at which to decide again */
+    size_t left;        /* bytes of the peer's packet that pass without being looked at */
+    int dropping;       /* ... that are withheld instead */
+    int app_spoke;      /* initiator: bytes of the application went out since the probe */
+    int connack_sent;   /* responder */
+    struct oe_buf held; /* initiator: for the application; responder: for the wire */
     uint32_t handshake_ms;
     uint64_t deadline_ms;
-    struct oe_secret ephemeral;
+    struct oe_secret ephemeral[2];
     const struct oe_secret *identity;
+    const struct oe_conn_calls *calls;
+    struct oe_known *known; /* initiator: keys of the peer; owned */
+    size_t known_n;
+    uint8_t epoch[OE_EPOCH_BYTES]; /* initiator: what is known of the peer's */
+    enum oe_downgrade downgrade;
+    int undecided;
+    struct oe_buf connect;                                                 /* initiator: the application's CONNECT, kept for the preface */
+    int connect_sent;                                                      /* ... and message 1 of IK carries it */
+    int peer_spoke;                                                        /* initiator: before the application did */
+    int preface_seen;                                                      /* responder: how to refuse */
     uint8_t answer[OE_HANDSHAKE_PACKET_BYTES_MAX + OE_UNSUBACK_BYTES_MAX]; /* responder: message 2 and UNSUBACK */
     size_t answer_n;                                                       /* initiator: the UNSUBACK that is expected */
 };
@@ -54,8 +66,33 @@ enum oe_status oe_initiator_give_up(struct oe_conn *c, enum oe_reason reason, st
 
 /* The connection is plain from here on. What is kept of the peer's stream is still to be released by oe_conn_release. */
 void oe_conn_go_plain(struct oe_conn *c, enum oe_reason reason);
-void oe_conn_go_records(struct oe_conn *c);
+void oe_conn_go_records(struct oe_conn *c, enum oe_security security, enum oe_reason reason);
+void oe_conn_go_refused(struct oe_conn *c, enum oe_reason reason);
 enum oe_status oe_conn_go_broken(struct oe_conn *c, enum oe_reason reason, enum oe_status st);
+
+/* Whether MQTT must not pass in plain: section 8, and OE_POLICY_REFUSE. */
+int oe_conn_strict(const struct oe_conn *c);
+
+/* Whether a CONNECT may be handed on before the handshake is through (8.3): one whole packet of that version, without a Will. */
+int oe_conn_may_be_early(struct oe_span connect, enum oe_mqtt version);
+
+/* Initiator: whether the handshake comes before CONNECT; keeps bytes of the application that may be one; the peer's answers. */
+int oe_initiator_wants_preface(const struct oe_conn *c);
+enum oe_status oe_initiator_keep_connect(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow, size_t *taken);
+enum oe_status oe_initiator_decide_preface(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict);
+void oe_initiator_preface_failed(struct oe_conn *c);
+
+/* Initiator: the state that the peer's key, known to be its own, gives. OE_SEC_REFUSED: another key than those that are known. */
+enum oe_security oe_initiator_judge(const struct oe_conn *c, const struct oe_public *key, enum oe_reason *reason);
+
+/* Responder: watches bytes pass that may be a CONNECT, up to its level, where keeping them is not needed. */
+enum oe_status oe_responder_watch(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken);
+
+/* Responder: a whole preface; in R_RETRY and R_PREFACE what follows it. Whether the client with this key may connect, and the state that gives. */
+enum oe_status oe_responder_preface(struct oe_conn *c, enum oe_preface_id id, struct oe_span message, uint64_t now_ms,
+                                    struct oe_flow *flow);
+enum oe_status oe_responder_decide_preface(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict);
+enum oe_security oe_responder_judge(const struct oe_conn *c, const struct oe_public *key, enum oe_reason *reason);
 
 /* Seals in into records at to. Opens the records in in, of which the first may have begun and the last may end elsewhere, to forward. */
 enum oe_status oe_conn_seal(struct oe_conn *c, struct oe_span in, struct oe_sink *to);

@@ -28,15 +28,15 @@ enum oe_status oe_conn_fail(struct oe_conn *c, enum oe_dir dir, enum oe_reason r
 
 enum oe_status oe_conn_seal(struct oe_conn *c, struct oe_span in, struct oe_sink *to)
 {
-    size_t max = oe_record_plain_max(c->version);
+    size_t max = oe_record_plain_max(c->wire);
 
     while (in.n != 0) {
         size_t n = in.n < max ? in.n : max;
-        size_t size = oe_record_bytes(c->version, n);
+        size_t size = oe_record_bytes(c->wire, n);
         uint8_t *at = oe_sink_reserve(to, size);
         if (at == NULL)
             return oe_conn_fail(c, OE_FROM_APP, OE_REASON_MEMORY, OE_NOMEM);
-        enum oe_status st = oe_record_seal(&c->send, c->version, in.p, n, at);
+        enum oe_status st = oe_record_seal(&c->send, c->wire, in.p, n, at);
         if (st != OE_OK)
             return oe_conn_fail(c, OE_FROM_APP, reason_of(st), st);
         oe_sink_wrote(to, at, size);
@@ -68,7 +68,7 @@ static enum oe_status open_part(struct oe_conn *c, struct oe_span *in, struct oe
     for (;;) {
         struct oe_span part = oe_buf_span(&c->part);
         size_t missing = 1;
-        st = oe_record_header(part.p, part.n, c->version, &header_n, &sealed_n);
+        st = oe_record_header(part.p, part.n, c->wire, &header_n, &sealed_n);
         if (st == OE_OK) {
             if (part.n == header_n + sealed_n)
                 break;
@@ -99,7 +99,7 @@ enum oe_status oe_conn_open(struct oe_conn *c, struct oe_span in, struct oe_sink
         st = open_part(c, &in, forward);
     while (st == OE_OK && in.n != 0) {
         size_t header_n, sealed_n;
-        st = oe_record_header(in.p, in.n, c->version, &header_n, &sealed_n);
+        st = oe_record_header(in.p, in.n, c->wire, &header_n, &sealed_n);
         if (st == OE_MORE || (st == OE_OK && in.n < header_n + sealed_n)) {
             /* one allocation for the whole record if its size is known */
             if (st == OE_OK && oe_buf_reserve(&c->part, header_n + sealed_n) == NULL)
@@ -114,5 +114,8 @@ enum oe_status oe_conn_open(struct oe_conn *c, struct oe_span in, struct oe_sink
             in.n -= header_n + sealed_n;
         }
     }
+    if (st == OE_MALFORMED && c->role == OE_INITIATOR && c->receive.cipher.n == 0 && in.n != 0 &&
+        oe_header_type(in.p[0]) == OE_TYPE_CONNACK)
+        return oe_conn_fail(c, OE_FROM_PEER, OE_REASON_NOT_ADMITTED_THERE, st); /* 8.1: a refusal behind message 3 */
     return st == OE_OK ? OE_OK : oe_conn_fail(c, OE_FROM_PEER, reason_of(st), st);
 }

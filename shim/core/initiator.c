@@ -72,8 +72,8 @@ static enum oe_status send_probe(struct oe_conn *c, uint64_t now_ms, struct oe_f
     uint8_t probe[OE_PROBE_BYTES_MAX];
     size_t n;
 
-    oe_link_noise(&hs->noise, 1, hs->identity, &hs->ephemeral);
-    oe_secret_wipe(&hs->ephemeral);
+    oe_link_noise(&hs->noise, 1, hs->identity, &hs->ephemeral[0]);
+    oe_secret_wipe(&hs->ephemeral[0]);
     enum oe_status st = oe_link_write_probe(&hs->noise, c->version, probe, &n);
     if (st == OE_OK)
         st = oe_conn_move(&hs->kept, &(struct oe_sink){.rest = &hs->held});
@@ -237,13 +237,19 @@ static enum oe_status decide_unsuback(struct oe_conn *c, struct oe_flow *flow, e
         return OE_OK;
     *verdict = OE_VERDICT_GONE;
     enum oe_status st = oe_conn_move(&hs->held, flow->forward);
-    if (st == OE_OK)
-        oe_conn_go_records(c);
+    if (st == OE_OK) {
+        enum oe_reason reason;
+        enum oe_security security = oe_initiator_judge(c, &hs->noise.rs, &reason);
+        c->wire = c->version;
+        oe_conn_go_records(c, security, reason);
+    }
     return st;
 }
 
 enum oe_status oe_initiator_decide(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict)
 {
+    if (oe_conn_prefaced(c))
+        return oe_initiator_decide_preface(c, now_ms, flow, verdict);
     if (c->phase == OE_PHASE_I_CONNACK)
         return decide_connack(c, now_ms, flow, verdict);
     if (c->phase == OE_PHASE_I_UNSUBACK)

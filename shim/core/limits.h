@@ -26,7 +26,8 @@
 #define OE_EPOCH_BYTES 16U
 #define OE_PREFACE_CONNECT_BYTES_MAX (16U << 10) /* of the application, inside message 1 of IK */
 #define OE_PREFACE_KEPT_BYTES_MAX (1U << 20)     /* an application's CONNECT that waits for the handshake */
-#define OE_PREFACE_TIMEOUTS 5U     /* of handshake-timeout: there is no way back to plain, so it may take longer than a probe */
+#define OE_PREFACE_TIMEOUTS 5U /* of handshake-timeout: there is no way back to plain, so it may take longer than a probe */
+#define OE_EPOCH_MS_MAX 3600000U
 #define OE_PREFACE_SEEN_MAX 16384U /* ephemeral keys in an epoch */
 
 /* records, section 4 */
@@ -51,6 +52,8 @@
 #define OE_ENDPOINT_CHARS_MAX (OE_HOST_CHARS_MAX + 9U) /* "[" host "]:" port NUL */
 #define OE_FINGERPRINT_CHARS 48U                       /* "oe1:" and 44 characters of base64 */
 #define OE_CLIENT_CHARS_MAX 63U
+#define OE_PEERFILE_BYTES_MAX (1U << 20)
+#define OE_PEERFILE_LINES_MAX 10000U
 #define OE_CONF_RULES_MAX 1024U
 #define OE_CONF_FILE_BYTES_MAX (1U << 20)
 

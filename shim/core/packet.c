@@ -222,6 +222,11 @@ enum oe_status oe_connect_read(struct oe_span packet, struct oe_connect *out)
     return connect_payload(&b, out);
 }
 
+int oe_connect_has_will(const struct oe_connect *connect)
+{
+    return (connect->flags & FLAG_WILL) != 0;
+}
+
 enum oe_status oe_connack_read(struct oe_span packet, enum oe_mqtt version, struct oe_connack *out)
 {
     struct oe_span b;

@@ -61,6 +61,7 @@ struct oe_connect {
     struct oe_span password;
 };
 enum oe_status oe_connect_read(struct oe_span packet, struct oe_connect *out);
+int oe_connect_has_will(const struct oe_connect *connect);
 
 struct oe_connack {
     int session_present;

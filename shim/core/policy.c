@@ -11,6 +11,7 @@ static const struct {
 } policies[] = {
     {OE_POLICY_OFF, "off", 1},
     {OE_POLICY_PREFER, "prefer", 1},
+    {OE_POLICY_REQUIRE, "require", 1},
     {OE_POLICY_REFUSE, "refuse", 0},
 };
 
@@ -100,38 +101,67 @@ static unsigned fit(const struct oe_rule *rule, const char *host, const char *ad
     return exact;
 }
 
-static enum oe_policy choose(const struct oe_conf *conf, enum oe_rule_kind kind, const char *host, const char *address, uint16_t port)
+/* The endpoint a choice is about, in the spelling of rules. What no rule can name is "", which fits no rule's host. */
+struct endpoint {
+    enum oe_rule_kind kind;
+    char host[OE_HOST_CHARS_MAX + 1];
+    char address[OE_HOST_CHARS_MAX + 1];
+    uint16_t port;
+};
+
+static struct endpoint connected(const char *host, const char *address, uint16_t port)
 {
-    enum oe_policy policy = conf->policy;
+    struct endpoint e = {.kind = OE_RULE_CONNECT, .port = port};
+
+    if (host != NULL)
+        (void)oe_policy_host(host, e.host);
+    if (address != NULL)
+        (void)oe_policy_host(address, e.address);
+    return e;
+}
+
+/* The most exact rule for e of those that have what is asked for (at this offset, an int); NULL: none. */
+static const struct oe_rule *choose(const struct oe_conf *conf, const struct endpoint *e, size_t has)
+{
+    const struct oe_rule *found = NULL;
     unsigned best = 0;
 
-    if (conf->override)
-        return conf->override_policy;
     for (size_t i = 0; i < conf->rules_n; i++) {
         const struct oe_rule *rule = &conf->rules[i];
-        unsigned exact = rule->kind == kind && rule->has_policy ? fit(rule, host, address, port) : 0;
+        int wanted;
+        memcpy(&wanted, (const char *)rule + has, sizeof(wanted));
+        unsigned exact = rule->kind == e->kind && wanted ? fit(rule, e->host, e->address, e->port) : 0;
         if (exact > best) {
             best = exact;
-            policy = rule->policy;
+            found = rule;
         }
     }
-    return policy;
+    return found;
+}
+
+static enum oe_policy policy_of(const struct oe_conf *conf, const struct endpoint *e)
+{
+    if (conf->override)
+        return conf->override_policy;
+    const struct oe_rule *rule = choose(conf, e, offsetof(struct oe_rule, has_policy));
+    return rule == NULL ? conf->policy : rule->policy;
 }
 
 enum oe_policy oe_policy_connect(const struct oe_conf *conf, const char *host, const char *address, uint16_t port)
 {
-    char name[OE_HOST_CHARS_MAX + 1] = "";
-    char number[OE_HOST_CHARS_MAX + 1] = "";
+    struct endpoint e = connected(host, address, port);
+    return policy_of(conf, &e);
+}
 
-    /* What no rule can name stays "", which fits no rule's host. */
-    if (host != NULL)
-        (void)oe_policy_host(host, name);
-    if (address != NULL)
-        (void)oe_policy_host(address, number);
-    return choose(conf, OE_RULE_CONNECT, name, number, port);
+enum oe_downgrade oe_policy_downgrade(const struct oe_conf *conf, const char *host, const char *address, uint16_t port)
+{
+    struct endpoint e = connected(host, address, port);
+    const struct oe_rule *rule = choose(conf, &e, offsetof(struct oe_rule, has_downgrade));
+    return rule == NULL ? conf->downgrade : rule->downgrade;
 }
 
 enum oe_policy oe_policy_accept(const struct oe_conf *conf, uint16_t port)
 {
-    return choose(conf, OE_RULE_ACCEPT, "", "", port);
+    struct endpoint e = {.kind = OE_RULE_ACCEPT, .port = port};
+    return policy_of(conf, &e);
 }

@@ -10,6 +10,12 @@ const char *oe_security_name(enum oe_security security)
         return "plain";
     case OE_SEC_UNAUTHENTICATED:
         return "unauthenticated";
+    case OE_SEC_TOFU:
+        return "tofu";
+    case OE_SEC_PINNED:
+        return "pinned";
+    case OE_SEC_REFUSED:
+        return "refused";
     }
     return "";
 }
@@ -21,6 +27,12 @@ const char *oe_reason_text(enum oe_reason reason)
         return "";
     case OE_REASON_HANDSHAKE_DONE:
         return "encrypted; the peer's key is not verified";
+    case OE_REASON_KEY_KNOWN:
+        return "encrypted; the peer has the key of the first contact";
+    case OE_REASON_KEY_PINNED:
+        return "encrypted; the peer has the key that was pinned";
+    case OE_REASON_CLIENT_LISTED:
+        return "encrypted; the client is listed in allowed_peers";
     case OE_REASON_NOT_MQTT:
         return "not MQTT";
     case OE_REASON_TLS:
@@ -75,6 +87,26 @@ const char *oe_reason_text(enum oe_reason reason)
         return "the record counter is at its end";
     case OE_REASON_MEMORY:
         return "out of memory";
+    case OE_REASON_KEY_CHANGED:
+        return "the broker has another key than the one that is known";
+    case OE_REASON_OE_MQTT_GONE:
+        return "this broker had OE-MQTT before and does not answer with it now";
+    case OE_REASON_REQUIRED:
+        return "the policy is require and the broker does not answer with OE-MQTT";
+    case OE_REASON_TRUST_UNDECIDED:
+        return "it cannot be told whether this broker is known";
+    case OE_REASON_CONNECT_LARGE:
+        return "CONNECT is too large to be kept for the handshake";
+    case OE_REASON_PREFACE_TIMEOUT:
+        return "no answer to the preface in time";
+    case OE_REASON_NOT_ADMITTED_THERE:
+        return "the broker does not admit this client's key";
+    case OE_REASON_NOT_ADMITTED:
+        return "the client's key is not in allowed_peers";
+    case OE_REASON_WILL_IN_PLAIN:
+        return "the policy is require and a CONNECT with a Will came in plain";
+    case OE_REASON_BAD_PREFACE:
+        return "the preface is wrong";
     }
     return "";
 }

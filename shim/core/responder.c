@@ -41,8 +41,8 @@ static enum oe_status prepare_answer(struct oe_conn *c, const uint8_t message1[O
     uint8_t none[1], message2[OE_MESSAGE2_BYTES];
     size_t none_n, n;
 
-    oe_link_noise(&hs->noise, 0, hs->identity, &hs->ephemeral);
-    oe_secret_wipe(&hs->ephemeral);
+    oe_link_noise(&hs->noise, 0, hs->identity, &hs->ephemeral[0]);
+    oe_secret_wipe(&hs->ephemeral[0]);
     enum oe_status st = oe_noise_read(&hs->noise, (struct oe_span){message1, OE_MESSAGE1_BYTES}, none, 0, &none_n);
     if (st == OE_OK)
         st = oe_noise_write(&hs->noise, (struct oe_span){NULL, 0}, message2, sizeof(message2), &n);
@@ -92,9 +92,8 @@ static enum oe_status decide_first(struct oe_conn *c, uint64_t now_ms, struct oe
 /* The initiator gave up: what was held goes to the wire as it is. */
 static enum oe_status gave_up(struct oe_conn *c, struct oe_flow *flow)
 {
-    enum oe_status st = oe_conn_move(&c->hs->held, &(struct oe_sink){.rest = flow->answer});
     oe_conn_go_plain(c, OE_REASON_INITIATOR_GAVE_UP);
-    return st;
+    return c->phase == OE_PHASE_PLAIN ? oe_conn_move(&c->hs->held, &(struct oe_sink){.rest = flow->answer}) : OE_OK;
 }
 
 /* Step 7 of 2.2: what was held goes to the wire in records. */
@@ -106,7 +105,14 @@ static enum oe_status finish(struct oe_conn *c, struct oe_span message3, struct 
 
     if (message3.n != OE_MESSAGE3_BYTES || oe_noise_read(&hs->noise, message3, none, 0, &none_n) != OE_OK)
         return oe_conn_go_broken(c, OE_REASON_BAD_MESSAGE3, OE_CRYPTO);
-    oe_conn_go_records(c);
+    enum oe_reason reason;
+    enum oe_security security = oe_responder_judge(c, &hs->noise.rs, &reason);
+    if (security == OE_SEC_REFUSED) {
+        oe_conn_go_refused(c, reason);
+        return OE_OK;
+    }
+    c->wire = c->version;
+    oe_conn_go_records(c, security, reason);
     enum oe_status st = oe_conn_seal(c, oe_buf_span(&hs->held), &(struct oe_sink){.rest = flow->answer});
     oe_buf_free(&hs->held);
     return st;
@@ -144,8 +150,105 @@ static enum oe_status decide_message3(struct oe_conn *c, struct oe_flow *flow, e
     return gave_up(c, flow);
 }
 
+/* A plain CONNECT where MQTT must not pass in plain: the probe may still come, but nothing may be published before. */
+static enum oe_status decide_required(struct oe_conn *c, struct oe_span kept, enum oe_verdict *verdict)
+{
+    struct oe_handshake *hs = c->hs;
+    struct oe_connect connect;
+    struct oe_header h;
+
+    enum oe_status st = oe_connect_prefix(kept.p, kept.n, &c->version);
+    if (st == OE_MORE)
+        return OE_OK;
+    if (st != OE_OK) {
+        oe_conn_go_refused(c, OE_REASON_MALFORMED);
+        return OE_OK;
+    }
+    if (oe_frame_header(kept.p, kept.n, &h) == OE_OK && h.total_n <= OE_PREFACE_KEPT_BYTES_MAX && kept.n < h.total_n) {
+        hs->want = h.total_n;
+        return OE_OK;
+    }
+    *verdict = OE_VERDICT_PASS;
+    if (kept.n < h.total_n)
+        oe_conn_go_refused(c, OE_REASON_CONNECT_LARGE);
+    else if (oe_connect_read(kept, &connect) != OE_OK)
+        oe_conn_go_refused(c, OE_REASON_MALFORMED);
+    else if (oe_connect_has_will(&connect))
+        oe_conn_go_refused(c, OE_REASON_WILL_IN_PLAIN);
+    else
+        c->phase = OE_PHASE_R_FIRST;
+    return OE_OK;
+}
+
+/* What the first bytes turned out to be, as far as they say: a CONNECT whose rest passes, or nothing of ours. OE_MORE: not yet. */
+static enum oe_status judge_front(struct oe_conn *c, const uint8_t *p, size_t n)
+{
+    enum oe_status st = oe_connect_prefix(p, n, &c->version);
+
+    if (st == OE_OK && c->policy == OE_POLICY_OFF)
+        oe_conn_go_plain(c, OE_REASON_POLICY_OFF);
+    else if (st == OE_OK)
+        c->phase = OE_PHASE_R_FIRST;
+    else if (st == OE_MALFORMED)
+        oe_conn_go_plain(c, p[0] == OE_FIRST_TLS ? OE_REASON_TLS : OE_REASON_NOT_MQTT);
+    return st;
+}
+
+enum oe_status oe_responder_watch(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
+{
+    struct oe_framer *f = &c->hs->front;
+    enum oe_status st = oe_framer_push(f, in, taken);
+
+    if (judge_front(c, f->kept, f->kept_n) == OE_OK)
+        c->hs->left = f->left; /* the rest of the CONNECT passes */
+    else if (st == OE_OK && c->phase == OE_PHASE_R_CONNECT)
+        oe_conn_go_plain(c, OE_REASON_MALFORMED);
+    return oe_sink_put(flow->forward, in.p, *taken);
+}
+
+/* It cannot be a preface any more, but is not known to be a CONNECT: it may be a protocol that waits for an answer to its first two bytes. */
+static enum oe_status begin_watch(struct oe_conn *c, struct oe_span kept, struct oe_flow *flow)
+{
+    size_t taken;
+
+    c->hs->watching = 1;
+    return oe_responder_watch(c, kept, flow, &taken);
+}
+
+/* R_CONNECT: a preface, the application's CONNECT, or something else. */
+static enum oe_status decide_connect(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict)
+{
+    struct oe_handshake *hs = c->hs;
+    struct oe_span kept = oe_buf_span(&hs->kept), message;
+    enum oe_preface_id id;
+    enum oe_status st = OE_MALFORMED;
+
+    if (c->policy == OE_POLICY_PREFER || c->policy == OE_POLICY_REQUIRE)
+        st = oe_preface_read(OE_TYPE_CONNECT, kept.p, kept.n, &id, &message, &hs->want);
+    if (st == OE_MORE)
+        return OE_OK;
+    if (st == OE_OK || st == OE_INVALID) {
+        *verdict = OE_VERDICT_GONE;
+        hs->preface_seen = 1;
+        if (st == OE_OK)
+            return oe_responder_preface(c, id, message, now_ms, flow);
+        oe_conn_go_refused(c, OE_REASON_BAD_PREFACE);
+        return OE_OK;
+    }
+    if (c->policy == OE_POLICY_REQUIRE && kept.p[0] == OE_FIRST_CONNECT) {
+        hs->want = kept.n + 1;
+        return decide_required(c, kept, verdict);
+    }
+    *verdict = OE_VERDICT_GONE;
+    return begin_watch(c, kept, flow);
+}
+
 enum oe_status oe_responder_decide(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict)
 {
+    if (c->phase == OE_PHASE_R_CONNECT)
+        return decide_connect(c, now_ms, flow, verdict);
+    if (c->phase == OE_PHASE_R_RETRY || c->phase == OE_PHASE_R_PREFACE)
+        return oe_responder_decide_preface(c, now_ms, flow, verdict);
     if (c->phase == OE_PHASE_R_FIRST)
         return decide_first(c, now_ms, flow, verdict);
     if (c->phase == OE_PHASE_R_MESSAGE3)

@@ -88,12 +88,15 @@ static void reap(void)
 
     while (s != NULL) {
         struct oe_sock *next = s->next;
-        HASH_DEL(table, s);
+        if (!s->unlisted)
+            HASH_DEL(table, s);
         oe_conn_wipe(&s->conn);
         oe_pool_put(&s->owed);
         oe_pool_put(&s->pending);
         oe_share_give(&s->claim);
-        free(s->host);
+        for (unsigned i = 0; i < s->hosts_n; i++)
+            free(s->hosts[i]);
+        free(s->trusted);
         pthread_mutex_destroy(&s->rx);
         pthread_mutex_destroy(&s->tx);
         s->next = free_list;
@@ -208,6 +211,32 @@ void oe_fdtab_drop(int fd, struct oe_sock *s)
     struct oe_sock *expected = s;
     if (slot != NULL && atomic_compare_exchange_strong(slot, &expected, NULL))
         oe_fdtab_unref(s);
+}
+
+void oe_fdtab_unlist(struct oe_sock *s)
+{
+    pthread_mutex_lock(&table_lock);
+    if (!s->unlisted)
+        HASH_DEL(table, s);
+    s->unlisted = 1;
+    pthread_mutex_unlock(&table_lock);
+}
+
+void oe_fdtab_rebind(struct oe_sock *old, int fd)
+{
+    for (unsigned p = 0; p < OE_FD_PAGES; p++) {
+        struct oe_fd_page *page = atomic_load_explicit(&oe_fd_pages[p], memory_order_acquire);
+        for (unsigned i = 0; page != NULL && i < OE_FD_PAGE; i++) {
+            struct oe_sock *expected = old, *to = NULL;
+            if (atomic_load_explicit(&page->slot[i], memory_order_relaxed) != old)
+                continue;
+            to = oe_fdtab_ref(fd);
+            if (atomic_compare_exchange_strong(&page->slot[i], &expected, to))
+                oe_fdtab_unref(old); /* the slot has to's reference now */
+            else if (to != NULL)
+                oe_fdtab_unref(to);
+        }
+    }
 }
 
 /* ---- marks ---------------------------------------------------------------------------------------------------------------------------- */

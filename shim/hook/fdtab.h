@@ -48,6 +48,12 @@ struct oe_sock *oe_fdtab_take(int fd);
 /* Whether s is in fd's slot. */
 int oe_fdtab_holds(int fd, const struct oe_sock *s);
 
+/* A connection whose socket begins another one: it can no longer be found by its cookie. */
+void oe_fdtab_unlist(struct oe_sock *s);
+
+/* Descriptors that still are old's become those of what fd has now. */
+void oe_fdtab_rebind(struct oe_sock *old, int fd);
+
 /* Empties fd's slot if s is in it. */
 void oe_fdtab_drop(int fd, struct oe_sock *s);
 

@@ -94,7 +94,7 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
 {
     int r = oe_real.connect(fd, address, n);
     if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && address != NULL) /* interrupted, it goes on all the same */
-        oe_track_connect(fd, address, n);
+        oe_track_connect(fd, address, n, r != 0 && errno == EINPROGRESS);
     return r;
 }
 

@@ -12,6 +12,7 @@
 #include "real.h"
 #include "show.h"
 #include "sys.h"
+#include "trust.h"
 
 size_t oe_vec_front(struct oe_vec *v, uint8_t **p)
 {
@@ -140,20 +141,12 @@ ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result)
 
 void oe_io_discard(int fd, size_t n)
 {
-    struct oe_buf scratch = {0};
-    uint8_t small[512];
-    int pooled = oe_pool_get(&scratch) == OE_OK;
-    uint8_t *p = pooled ? scratch.p : small;
-    size_t size = pooled ? scratch.cap : sizeof(small);
-
     while (n != 0) {
-        long r = oe_sys_recv(fd, p, n < size ? n : size, MSG_TRUNC | MSG_DONTWAIT);
+        long r = oe_sys_recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT); /* on TCP: nothing is copied */
         if (r <= 0)
             break;
         n -= (size_t)r < n ? (size_t)r : n;
     }
-    if (pooled)
-        oe_pool_put(&scratch);
 }
 
 long oe_io_sleep(int fd, int ms)
@@ -182,6 +175,27 @@ int oe_io_flush(struct oe_sock *s, int fd, int flags)
     }
     oe_pool_put(&s->pending);
     return 0;
+}
+
+enum oe_status oe_io_ask_trust(struct oe_sock *s, uint8_t first)
+{
+    enum oe_policy policy = s->conn.policy;
+
+    if (s->conn.role != OE_INITIATOR || s->conn.phase != OE_PHASE_I_CONNECT || s->trust_asked || first != OE_TYPE_CONNECT << 4 ||
+        (policy != OE_POLICY_PREFER && policy != OE_POLICY_REQUIRE))
+        return OE_OK;
+    s->trust_asked = 1;
+    return oe_trust_ask(s);
+}
+
+void oe_io_refuse(struct oe_sock *s, int fd)
+{
+    if (s->conn.phase != OE_PHASE_REFUSED || s->shut)
+        return;
+    s->shut = 1;
+    oe_show_refused();
+    (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
+    OE_SYS3(SYS_shutdown, fd, SHUT_RDWR, 0);
 }
 
 enum oe_status oe_io_owe(struct oe_sock *s)
@@ -228,7 +242,7 @@ void oe_io_closing(struct oe_sock *s, int fd)
     enum oe_phase phase = s->conn.phase;
     if (oe_buf_n(&s->owed) == 0 && s->raw != 0)
         oe_io_discard(fd, s->raw);
-    else if (phase == OE_PHASE_I_LATE || phase == OE_PHASE_R_ANSWER || phase == OE_PHASE_R_MESSAGE3)
+    else if (phase == OE_PHASE_I_LATE || phase == OE_PHASE_R_ANSWER || phase == OE_PHASE_R_MESSAGE3 || phase == OE_PHASE_REFUSED)
         oe_io_discard(fd, OE_READ_BYTES);
     oe_io_unlock(s, &held);
 }

@@ -35,6 +35,13 @@ void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report);
 /* Both held: reacts to a push's status: reports a state that was decided, breaks the connection if it must. 0, or -errno. */
 int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct oe_report *report);
 
+/* Both held, before the first bytes of an initiator's connection, in either direction: is the peer known? first: of the application's bytes, or what they
+ * may still be. */
+enum oe_status oe_io_ask_trust(struct oe_sock *s, uint8_t first);
+
+/* Both held, after a push or an end: where the connection was refused, sends what is left to say and shuts it down. */
+void oe_io_refuse(struct oe_sock *s, int fd);
+
 int oe_io_is_nonblocking(int fd, int flags);
 
 /* A result of ENOTSOCK means that the descriptor was closed by a way that is not hooked and is something else now: the slot is emptied and the call

@@ -98,6 +98,7 @@ static enum outcome push(struct reading *rd, struct oe_span raw, uint8_t *p, siz
     int e = oe_io_settle(s, OE_FROM_PEER, st, &rd->report);
     if (!records && oe_buf_n(&s->pending) != 0)
         (void)oe_io_flush(s, rd->fd, MSG_NOSIGNAL); /* the application's next write meets the error again */
+    oe_io_refuse(s, rd->fd);
     return e == 0 ? FETCHED : failed(s, -e);
 }
 
@@ -107,7 +108,10 @@ static enum outcome end(struct reading *rd)
     struct oe_sock *s = rd->s;
     struct oe_sink forward = {.rest = &s->owed};
     struct oe_flow flow = {.forward = &forward, .answer = &s->pending};
+    if (oe_io_owe(s) != OE_OK || oe_io_pend(s) != OE_OK)
+        return failed(s, ENOMEM);
     int e = oe_io_settle(s, OE_FROM_PEER, oe_conn_peer_end(&s->conn, &flow), &rd->report);
+    oe_io_refuse(s, rd->fd);
     if (e != 0)
         return failed(s, -e);
     return oe_buf_n(&s->owed) != 0 ? FETCHED : END;
@@ -119,7 +123,7 @@ static void ask_memory(struct oe_sock *s)
     char endpoint[OE_ENDPOINT_CHARS_MAX];
 
     s->memory_asked = 1;
-    oe_names_endpoint(&s->address, s->host, endpoint, sizeof(endpoint));
+    oe_names_endpoint(&s->address, s->hosts_n != 0 ? s->hosts[0] : NULL, endpoint, sizeof(endpoint));
     s->conn.no_probe = oe_names_no_probe(endpoint);
 }
 
@@ -157,6 +161,8 @@ static enum outcome fetch(struct reading *rd)
         outcome = r == -EINTR ? FETCHED : failed(s, (int)-r);
     } else if (r == 0) {
         outcome = end(rd);
+    } else if (oe_io_ask_trust(s, OE_TYPE_CONNECT << 4) != OE_OK) {
+        outcome = failed(s, ENOMEM);
     } else {
         outcome = push(rd, (struct oe_span){scratch.p, (size_t)r}, p, room);
         if (!direct)

@@ -110,6 +110,7 @@ static int step(struct oe_sock *s, int fd, uint32_t events, struct oe_buf *scrat
     }
     (void)oe_io_settle(s, OE_FROM_PEER, st, report);
     (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
+    oe_io_refuse(s, fd);
     s->first_record = s->conn.phase == OE_PHASE_RECORDS;
     return oe_conn_waiting(&s->conn, &deadline) && !atomic_load(&s->broken);
 }

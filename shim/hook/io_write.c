@@ -42,6 +42,7 @@ enum outcome {
     PASS,   /* the connection is no longer tracked */
     FULL,   /* the kernel is full */
     OPEN,   /* the handshake is open, the application's bytes have to wait */
+    WAIT,   /* the same, and this call does the waiting */
     FAILED, /* error says why */
 };
 
@@ -123,7 +124,7 @@ static enum outcome push(struct writing *wr)
     struct oe_flow flow = {.forward = &forward};
     int records = s->conn.phase == OE_PHASE_RECORDS;
 
-    if (next_batch(wr, &scratch, &batch) != OE_OK || oe_io_pend(s) != OE_OK) {
+    if (next_batch(wr, &scratch, &batch) != OE_OK || oe_io_pend(s) != OE_OK || (batch.n != 0 && oe_io_ask_trust(s, batch.p[0]) != OE_OK)) {
         oe_pool_put(&scratch);
         return failed(wr, ENOBUFS);
     }
@@ -138,6 +139,9 @@ static enum outcome push(struct writing *wr)
         wr->total -= flow.taken; /* they did not reach the kernel */
         return failed(wr, -e);
     }
+    oe_io_refuse(s, wr->fd);
+    if (oe_conn_prefaced(&s->conn) && !oe_io_waits_here(s))
+        return WAIT; /* what the application writes next, and the end it may then make, must find the handshake done */
     return flow.taken != 0 || batch.n == 0 ? TAKEN : handshake_open(wr);
 }
 
@@ -174,6 +178,8 @@ static enum outcome step(struct writing *wr)
     }
     if (atomic_load(&s->broken))
         return failed(wr, ECONNRESET);
+    if (s->conn.phase == OE_PHASE_REFUSED)
+        return wr->total != 0 ? DONE : failed(wr, ECONNRESET);
     if ((e = oe_io_flush(s, wr->fd, wr->flags)) != 0)
         return failed(wr, -e);
     if (oe_buf_n(&s->pending) != 0)
@@ -198,9 +204,12 @@ static enum outcome step(struct writing *wr)
     return push(wr);
 }
 
-static void unref_on_cancel(void *s)
+static void give_back_on_cancel(void *arg)
 {
-    oe_fdtab_unref(s);
+    struct writing *wr = arg;
+    if (wr->nagle)
+        set_nodelay(wr->fd, 0);
+    oe_fdtab_unref(wr->s);
 }
 
 /* Whether the kernel would go on with an interrupted call. Which signal it was cannot be told; if any handler of the program interrupts calls, it
@@ -225,7 +234,7 @@ static int wait_writable(struct writing *wr)
 
     if (OE_SYS6(SYS_getsockopt, wr->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &n, 0) == 0 && (limit.tv_sec | limit.tv_usec) != 0)
         ms = limit.tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(limit.tv_sec * 1000 + (limit.tv_usec + 999) / 1000);
-    pthread_cleanup_push(unref_on_cancel, wr->s);
+    pthread_cleanup_push(give_back_on_cancel, wr);
     r = poll(&p, 1, ms);
     pthread_cleanup_pop(0);
     if (r < 0)
@@ -323,6 +332,9 @@ ssize_t oe_io_write(struct oe_sock *s, int fd, struct oe_vec from, int flags)
         case PASS:
             result = OE_IO_PASS;
             more = 0;
+            break;
+        case WAIT:
+            oe_io_wait_handshake(s, fd, &wr.report);
             break;
         case FULL:
         case OPEN:

@@ -8,6 +8,7 @@
 #include "names.h"
 #include "real.h"
 #include "show.h"
+#include "trust.h"
 
 struct oe_life oe_life;
 
@@ -19,6 +20,7 @@ static pthread_once_t crypto_once = PTHREAD_ONCE_INIT;
 
 static void fork_prepare(void)
 {
+    oe_trust_fork_prepare();
     oe_names_fork_prepare();
     oe_fdtab_fork_prepare();
 }
@@ -27,6 +29,7 @@ static void fork_parent(void)
 {
     oe_fdtab_fork_parent();
     oe_names_fork_done();
+    oe_trust_fork_parent();
 }
 
 static void fork_child(void)
@@ -35,6 +38,7 @@ static void fork_child(void)
     oe_fdtab_fork_child();
     oe_show_fork_child();
     oe_names_fork_done();
+    oe_trust_fork_child();
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------------------------- */
@@ -52,6 +56,8 @@ __attribute__((constructor)) static void start(void)
         oe_life.why[0] = '\0';
     if (st == OE_OK && oe_life.env.state_dir[0] != '\0')
         identity_loaded = oe_keyfile_load(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK;
+    if (st == OE_OK)
+        oe_trust_start();
     pthread_atfork(fork_prepare, fork_parent, fork_child);
     atomic_store(&oe_life.ready, 1);
     errno = saved;

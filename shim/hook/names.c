@@ -14,7 +14,7 @@
 
 struct name {
     uint8_t ip[16];
-    char *host;
+    char *hosts[OE_NAMES_EACH]; /* the latest first */
     UT_hash_handle hh;
 };
 
@@ -75,8 +75,27 @@ void oe_names_endpoint(const struct oe_address *address, const char *host, char 
 static void forget_name(struct name *e)
 {
     HASH_DEL(names, e);
-    free(e->host);
+    for (unsigned i = 0; i < OE_NAMES_EACH; i++)
+        free(e->hosts[i]);
     free(e);
+}
+
+/* One address may have several names (and a later one must not hide what is known of an earlier): the latest comes first. */
+static void to_front(struct name *e, const char *host)
+{
+    unsigned i = 0;
+    char *name = NULL;
+
+    while (i < OE_NAMES_EACH - 1 && e->hosts[i] != NULL && strcmp(e->hosts[i], host) != 0)
+        i++;
+    if (e->hosts[i] != NULL && strcmp(e->hosts[i], host) == 0)
+        name = e->hosts[i];
+    else if ((name = strdup(host)) == NULL)
+        return;
+    else
+        free(e->hosts[i]);
+    memmove(e->hosts + 1, e->hosts, i * sizeof(e->hosts[0]));
+    e->hosts[0] = name;
 }
 
 static void learn(const uint8_t ip[16], const char *host)
@@ -84,12 +103,14 @@ static void learn(const uint8_t ip[16], const char *host)
     struct name *e, *added = NULL;
 
     HASH_FIND(hh, names, ip, 16, e);
-    if (e != NULL && strcmp(e->host, host) == 0)
+    if (e != NULL) {
+        to_front(e, host);
         return;
-    if (e != NULL || HASH_COUNT(names) >= NAMES_MAX)
-        forget_name(e != NULL ? e : names);
+    }
+    if (HASH_COUNT(names) >= NAMES_MAX)
+        forget_name(names);
     e = calloc(1, sizeof(*e));
-    if (e == NULL || (e->host = strdup(host)) == NULL) {
+    if (e == NULL || (e->hosts[0] = strdup(host)) == NULL) {
         free(e);
         return;
     }
@@ -97,7 +118,7 @@ static void learn(const uint8_t ip[16], const char *host)
     HASH_ADD(hh, names, ip, 16, e);
     HASH_FIND(hh, names, ip, 16, added);
     if (added != e) {
-        free(e->host);
+        free(e->hosts[0]);
         free(e);
     }
 }
@@ -117,17 +138,18 @@ void oe_names_learn(const char *name, const struct addrinfo *list)
     pthread_mutex_unlock(&names_lock);
 }
 
-char *oe_names_find(const struct oe_address *address)
+unsigned oe_names_find(const struct oe_address *address, char *hosts[OE_NAMES_EACH])
 {
     struct name *e;
-    char *host = NULL;
+    unsigned n = 0;
 
     pthread_mutex_lock(&names_lock);
     HASH_FIND(hh, names, address->ip, 16, e);
-    if (e != NULL)
-        host = strdup(e->host);
+    for (unsigned i = 0; e != NULL && i < OE_NAMES_EACH && e->hosts[i] != NULL; i++)
+        if ((hosts[n] = strdup(e->hosts[i])) != NULL)
+            n++;
     pthread_mutex_unlock(&names_lock);
-    return host;
+    return n;
 }
 
 /* ---- brokers that must not be probed -------------------------------------------------------------------------------------------------- */

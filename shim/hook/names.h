@@ -9,8 +9,8 @@
 /* Remembers under which name the addresses of list were looked up. Bounded: the oldest names are forgotten. */
 void oe_names_learn(const char *name, const struct addrinfo *list);
 
-/* The name that an address was last looked up by, allocated for the caller; NULL: none. */
-char *oe_names_find(const struct oe_address *address);
+/* The names that an address was looked up by, the latest first, each allocated for the caller; returns how many. */
+unsigned oe_names_find(const struct oe_address *address, char *hosts[OE_NAMES_EACH]);
 
 /* "a.b.c.d" or "v6" without brackets. */
 void oe_names_ip(const struct oe_address *address, char *out, size_t n);

@@ -5,18 +5,24 @@
 #include "sock.h"
 
 struct oe_report {
-    int state;   /* the connection's state was decided */
-    int broken;  /* it broke */
-    int refused; /* the configuration refuses it */
+    struct oe_sock *sock; /* of state: the caller of oe_report_emit has a reference */
+    int state;            /* the connection's state was decided */
+    int broken;           /* it broke */
+    int refused;          /* the configuration refuses it */
     enum oe_role role;
     enum oe_mqtt version;
     enum oe_security security;
     enum oe_reason reason;
     enum oe_reason broken_reason;
     enum oe_remember remember;
+    int peer_seen;
+    int downgraded;
+    int epoch_seen;
+    uint8_t epoch[OE_EPOCH_BYTES];
+    const struct oe_trusted *trusted; /* of the socket */
     struct oe_address address;
     struct oe_public peer;
-    const char *host; /* of the socket, which the caller has a reference to */
+    const char *host; /* of the socket */
 };
 
 /* Both locks are held, or the phase is OE_PHASE_RECORDS and one is: takes what has not been reported yet. */

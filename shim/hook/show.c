@@ -187,7 +187,7 @@ static void describe(const struct oe_sock *s, struct oe_stats_conn *conn)
     (void)snprintf(conn->state, sizeof(conn->state), "%s", oe_security_name(c->security));
     (void)snprintf(conn->protocol, sizeof(conn->protocol), "%s", oe_mqtt_name(c->version));
     (void)snprintf(conn->reason, sizeof(conn->reason), "%s", oe_reason_text(c->reason));
-    (void)snprintf(conn->host, sizeof(conn->host), "%s", s->host != NULL ? s->host : "");
+    (void)snprintf(conn->host, sizeof(conn->host), "%s", s->hosts_n != 0 ? s->hosts[0] : "");
 }
 
 void oe_show_state(struct oe_sock *s)

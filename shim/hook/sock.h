@@ -12,6 +12,9 @@
 #include "../core/conn.h"
 #include "share.h"
 
+/* How many names of one address are kept. */
+#define OE_NAMES_EACH 4U
+
 struct oe_stats_slot;
 
 /* The peer's address. */
@@ -27,10 +30,13 @@ struct oe_sock {
     struct oe_sock *next;  /* in the list of dead or of free sockets */
     uint64_t cookie;       /* SO_COOKIE: names the kernel's socket for good */
     UT_hash_handle hh;     /* by cookie */
+    int unlisted;          /* under the table's lock: not in it any more, its socket is another connection's */
     struct oe_conn conn;
     struct oe_claim claim;
     struct oe_address address;
-    char *host;                           /* the name the address was looked up by, or NULL; owned */
+    char *hosts[OE_NAMES_EACH]; /* the names the address was looked up by, the latest first; owned */
+    unsigned hosts_n;
+    struct oe_trusted *trusted;           /* what was known of the peer when it was asked; owned */
     _Atomic(struct oe_stats_slot *) slot; /* where it is shown (show.h), or NULL */
     _Atomic uint8_t shown;                /* 0: not; 1: undecided; 2: decided */
 
@@ -54,6 +60,8 @@ struct oe_sock {
     /* under both */
     uint8_t reported;
     uint8_t memory_asked;
+    uint8_t trust_asked;
+    uint8_t shut; /* refused, and shut down */
     uint8_t remembered;
     uint8_t broken_reported;
 };

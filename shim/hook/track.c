@@ -11,6 +11,7 @@
 #include "report.h"
 #include "show.h"
 #include "sys.h"
+#include "trust.h"
 
 static long socket_option(int fd, int name, void *out, unsigned n)
 {
@@ -24,11 +25,17 @@ static int is_tcp(int fd)
     return socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol)) == 0 && protocol == IPPROTO_TCP;
 }
 
+/* Of several names the strictest policy counts: one that was looked up later must not weaken another. */
 static void connect_policy(const struct oe_sock *s, struct oe_conn_setup *setup)
 {
     char ip[INET6_ADDRSTRLEN];
     oe_names_ip(&s->address, ip, sizeof(ip));
-    setup->policy = oe_policy_connect(&oe_life.env.conf, s->host, ip, s->address.port);
+    if (s->hosts_n == 0)
+        setup->policy = oe_policy_connect(&oe_life.env.conf, NULL, ip, s->address.port);
+    for (unsigned i = 0; i < s->hosts_n; i++) {
+        enum oe_policy policy = oe_policy_connect(&oe_life.env.conf, s->hosts[i], ip, s->address.port);
+        setup->policy = i == 0 || policy > setup->policy ? policy : setup->policy;
+    }
 }
 
 static void accept_policy(int fd, struct oe_conn_setup *setup)
@@ -44,18 +51,19 @@ static void accept_policy(int fd, struct oe_conn_setup *setup)
 /* Fills a new socket object. -1: out of memory. */
 static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_address *peer)
 {
-    struct oe_conn_setup setup = {.role = role, .handshake_ms = oe_life.env.conf.handshake_ms, .identity = &oe_life.identity};
+    struct oe_conn_setup setup = {
+        .role = role, .handshake_ms = oe_life.env.conf.handshake_ms, .identity = &oe_life.identity, .calls = &oe_trust_calls};
 
     s->address = *peer;
     if (role == OE_INITIATOR) {
-        s->host = oe_names_find(peer);
+        s->hosts_n = oe_names_find(peer, s->hosts);
         connect_policy(s, &setup);
     } else {
         accept_policy(fd, &setup);
     }
-    randombytes_buf(setup.ephemeral.b, sizeof(setup.ephemeral.b));
+    randombytes_buf(setup.ephemeral, sizeof(setup.ephemeral));
     enum oe_status st = oe_conn_init(&s->conn, &setup);
-    oe_secret_wipe(&setup.ephemeral);
+    sodium_memzero(setup.ephemeral, sizeof(setup.ephemeral));
     return st == OE_OK ? 0 : -1;
 }
 
@@ -87,7 +95,12 @@ static void purge(int fd)
     oe_fdtab_unmark(fd);
 }
 
-void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n)
+static int same_address(const struct oe_address *a, const struct oe_address *b)
+{
+    return memcmp(a->ip, b->ip, sizeof(a->ip)) == 0 && a->port == b->port && a->v6 == b->v6;
+}
+
+void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
 {
     int saved = errno;
     struct oe_sock *s = oe_fdtab_get(fd);
@@ -96,17 +109,21 @@ void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n)
     if (s != NULL) {
         /* A connect that is under way is asked for again; or the last one failed and this one goes elsewhere; or the slot is stale. */
         struct oe_address to;
-        int same = socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie &&
-                   oe_names_address(peer, peer_n, &to) == 0 && memcmp(&to, &s->address, sizeof(to)) == 0;
-        oe_fdtab_unref(s);
+        int same = !began && socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie &&
+                   oe_names_address(peer, peer_n, &to) == 0 && same_address(&to, &s->address);
         if (same)
             goto out;
+        oe_fdtab_unlist(s);
         purge(fd);
     } else if (!oe_life_foreign()) {
         oe_fdtab_unmark(fd);
     }
     track(fd, OE_INITIATOR, peer, peer_n);
+    if (s != NULL)
+        oe_fdtab_rebind(s, fd); /* its other descriptors are the new connection's, too */
 out:
+    if (s != NULL)
+        oe_fdtab_unref(s);
     errno = saved;
 }
 

@@ -6,8 +6,9 @@
 
 #include "sock.h"
 
-/* fd has been connected, or is connecting, to peer. Does nothing if it is not a TCP socket. errno is kept. */
-void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n);
+/* fd has been connected, or is connecting, to peer; began: this call began the attempt (EINPROGRESS), it does not end an earlier one. Does nothing if it is not
+ * a TCP socket. errno is kept. */
+void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began);
 
 /* fd listens. */
 void oe_track_listen(int fd);

@@ -82,7 +82,7 @@ static enum oe_status read_policy(struct oe_conf *conf, char *why, size_t why_n)
     if (policy == NULL)
         return OE_OK;
     if (oe_policy_parse(policy, &conf->override_policy) != OE_OK)
-        return wrong("policy of option -p or OE_MQTT_POLICY", policy, "off, prefer", why, why_n);
+        return wrong("policy of option -p or OE_MQTT_POLICY", policy, "off, prefer, require", why, why_n);
     conf->override = 1;
     return OE_OK;
 }

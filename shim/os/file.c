@@ -124,6 +124,15 @@ enum oe_status oe_file_path(char *out, size_t n, const char *directory, const ch
     return need >= 0 && (size_t)need < n ? OE_OK : OE_LIMIT;
 }
 
+void oe_file_give(int dir, int fd)
+{
+    int saved = errno;
+    struct stat st;
+    if (geteuid() == 0 && fstat(dir, &st) == 0 && st.st_uid != 0)
+        (void)!fchown(fd, st.st_uid, st.st_gid);
+    errno = saved;
+}
+
 void oe_file_close(int fd)
 {
     int saved = errno;

@@ -19,6 +19,9 @@ enum oe_status oe_file_read(int fd, void *p, size_t n, size_t *got);
 /* "DIRECTORY/NAME" into out. OE_LIMIT: it does not fit. */
 enum oe_status oe_file_path(char *out, size_t n, const char *directory, const char *name);
 
+/* What root has made in somebody else's directory is given to that somebody, who could not use it otherwise. fd is a file that was made, not found. */
+void oe_file_give(int dir, int fd);
+
 /* close() that keeps errno and ignores -1. */
 void oe_file_close(int fd);
 

@@ -2,25 +2,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "../core/limits.h"
 #include "file.h"
+#include "statefile.h"
 
 #define NAME "no_probe"
-#define NAME_LOCK "no_probe.lock"
-#define NAME_NEW "no_probe.new" /* only whoever has the lock writes it */
 #define LINES_MAX 1024U
 #define LINE_BYTES_MAX (OE_ENDPOINT_CHARS_MAX + 32U) /* endpoint, 19 digits, reason, two spaces, newline */
 #define FILE_BYTES_MAX (LINES_MAX * LINE_BYTES_MAX)
-#define LOCK_TRIES 50U /* 2 ms each: the wait is inside the program's read */
+#define LOCK_MS 100U /* the wait is inside the program's read */
 
 static const char *const reasons[] = {[OE_NOPROBE_CLOSED] = "closed", [OE_NOPROBE_TIMEOUT] = "time-out"};
 
@@ -85,38 +79,12 @@ static int is_for(const struct line *line, const char *endpoint)
     return strlen(endpoint) == line->endpoint_n && memcmp(endpoint, line->text, line->endpoint_n) == 0;
 }
 
-/* The whole file in memory of its own. A missing file is empty, and so is one too large to be ours. */
-static enum oe_status read_file(const char *state_dir, char **text, size_t *n)
+/* The whole file in memory of its own, NULL if there is none. What cannot be ours, by size or kind, counts as none. */
+static enum oe_status read_file(int dir, char **text, size_t *n)
 {
-    char path[PATH_MAX];
-    enum oe_status status = OE_OK;
-    int fd;
-
-    *text = NULL;
-    *n = 0;
-    if (oe_file_path(path, sizeof(path), state_dir, NAME) != OE_OK) {
-        errno = ENAMETOOLONG;
-        return OE_SYSTEM;
-    }
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0)
-        return errno == ENOENT ? OE_OK : OE_SYSTEM;
-    *text = malloc(FILE_BYTES_MAX);
-    if (*text == NULL)
-        status = OE_NOMEM;
-    else
-        status = oe_file_read(fd, *text, FILE_BYTES_MAX, n);
-    oe_file_close(fd);
-    if (status == OE_LIMIT) {
-        *n = 0;
-        status = OE_OK;
-    }
-    if (status != OE_OK) {
-        free(*text);
-        *text = NULL;
-        *n = 0;
-    }
-    return status;
+    enum oe_status status = oe_statefile_read(dir, NAME, FILE_BYTES_MAX, text, n, NULL);
+    int none = status == OE_LIMIT || status == OE_INVALID || (status == OE_SYSTEM && (errno == ENOENT || errno == ENOLINK));
+    return none ? OE_OK : status;
 }
 
 enum oe_noprobe_reason oe_noprobe_lookup(const char *state_dir, const char *endpoint, int64_t now)
@@ -126,14 +94,16 @@ enum oe_noprobe_reason oe_noprobe_lookup(const char *state_dir, const char *endp
     struct line line;
     char *text = NULL;
     size_t n = 0;
+    int dir = open(state_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-    if (state_dir[0] != '\0' && read_file(state_dir, &text, &n) == OE_OK && text != NULL) {
+    if (dir >= 0 && read_file(dir, &text, &n) == OE_OK && text != NULL) {
         const char *p = text;
         while (next_line(&p, text + n, now, &line))
             if (is_for(&line, endpoint))
                 reason = line.reason;
     }
     free(text);
+    oe_file_close(dir);
     errno = saved;
     return reason;
 }
@@ -141,12 +111,11 @@ enum oe_noprobe_reason oe_noprobe_lookup(const char *state_dir, const char *endp
 /* Writes the new file: what still counts of the old text, at most LINES_MAX - 1 lines of it, the newest, and then the new line. */
 static enum oe_status write_new(int dir, const char *old, size_t old_n, const char *endpoint, const char *new, int64_t now)
 {
-    enum oe_status status = OE_OK;
+    enum oe_status status;
     const char *p = old;
     struct line line;
     size_t kept = 0, used = 0, new_n = strlen(new);
     char *text = malloc(old_n + new_n);
-    int fd = -1;
 
     if (text == NULL)
         return OE_NOMEM;
@@ -162,37 +131,9 @@ static enum oe_status write_new(int dir, const char *old, size_t old_n, const ch
     }
     memcpy(text + used, new, new_n);
     used += new_n;
-    fd = openat(dir, NAME_NEW, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
-    status = fd < 0 ? OE_SYSTEM : oe_file_write(fd, text, used);
-    if (status == OE_OK && renameat(dir, NAME_NEW, dir, NAME) != 0)
-        status = OE_SYSTEM;
-    if (status != OE_OK && fd >= 0) {
-        int saved = errno;
-        (void)unlinkat(dir, NAME_NEW, 0);
-        errno = saved;
-    }
-    oe_file_close(fd);
+    status = oe_statefile_replace(dir, NAME, text, used, 0);
     free(text);
     return status;
-}
-
-/* The lock file, locked; -1: somebody holds it too long, or there can be none. */
-static int lock(int dir)
-{
-    static const struct timespec pause = {.tv_nsec = 2000000};
-    int fd = openat(dir, NAME_LOCK, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
-
-    if (fd < 0)
-        return -1;
-    for (unsigned i = 0; i < LOCK_TRIES; i++) {
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-            return fd;
-        if (errno != EWOULDBLOCK && errno != EINTR)
-            break;
-        (void)nanosleep(&pause, NULL);
-    }
-    oe_file_close(fd);
-    return -1;
 }
 
 enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, enum oe_noprobe_reason reason, int64_t now)
@@ -200,7 +141,7 @@ enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, 
     char line[LINE_BYTES_MAX + 1];
     size_t endpoint_n = strlen(endpoint);
     enum oe_status status = OE_SYSTEM;
-    int dir = -1, locked = -1;
+    int dir = -1, locked = -1, saved;
     char *text = NULL;
     size_t n = 0;
 
@@ -213,22 +154,17 @@ enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, 
     if (oe_file_make_dir(state_dir) != OE_OK)
         return OE_SYSTEM;
     dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    locked = dir < 0 ? -1 : lock(dir);
+    locked = dir < 0 ? -1 : oe_statefile_lock(dir, NAME, LOCK_MS);
     if (locked < 0)
         goto out;
-    status = read_file(state_dir, &text, &n);
-    if (status != OE_OK)
-        goto out;
-    status = write_new(dir, text != NULL ? text : "", n, endpoint, line, now);
+    status = read_file(dir, &text, &n);
+    if (status == OE_OK)
+        status = write_new(dir, text != NULL ? text : "", n, endpoint, line, now);
 out:
+    saved = errno;
     free(text);
-    if (locked >= 0) {
-        /* A child that was forked meanwhile has the lock too until this. */
-        int saved = errno;
-        (void)flock(locked, LOCK_UN);
-        errno = saved;
-    }
-    oe_file_close(locked);
+    errno = saved;
+    oe_statefile_unlock(locked);
     oe_file_close(dir);
     return status;
 }

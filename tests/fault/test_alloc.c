@@ -3,12 +3,17 @@
  * is on the wire where ciphertext was due, applications see a beginning of what was said, and freed memory holds neither plaintext nor keys.
  * Linked with -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free.
  */
+#include <arpa/inet.h>
 #include <check.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "../../shim/hook/io_private.h"
+#include "../../shim/hook/pool.h"
 #include "../unit/drive.h"
 #include "../unit/run.h"
 
@@ -119,15 +124,16 @@ struct run {
     int expire; /* the handshake's time-out comes instead of the answer */
 };
 
-static const char connect[] = "\x10\x12\x00\x04MQTT\x04\x02\x00\x3C\x00\x06"
-                              "client";
-static const char connack[] = "\x20\x02\x00\x00";
+static const char connect_packet[] = "\x10\x12\x00\x04MQTT\x04\x02\x00\x3C\x00\x06"
+                                     "client";
+static const char connack_packet[] = "\x20\x02\x00\x00";
 
 static void open_end(struct end *e, enum oe_role role, uint8_t seed)
 {
     struct oe_conn_setup setup = {.role = role, .policy = OE_POLICY_PREFER, .handshake_ms = 2000, .identity = &e->identity};
     memset(e->identity.b, seed, 32);
-    memset(setup.ephemeral.b, seed + 1, 32);
+    memset(setup.ephemeral[0].b, seed + 1, 32);
+    memset(setup.ephemeral[1].b, seed + 2, 32);
     counting = 1;
     e->dead = oe_conn_init(&e->conn, &setup) != OE_OK;
     counting = 0;
@@ -210,11 +216,11 @@ static void scenario(struct run *r)
     struct end *i = &r->client, *o = &r->broker;
     open_end(i, OE_INITIATOR, 1);
     open_end(o, OE_RESPONDER, 3);
-    drive_raw(&r->up, connect, sizeof(connect) - 1);
-    end_push(i, OE_FROM_APP, connect, sizeof(connect) - 1);
+    drive_raw(&r->up, connect_packet, sizeof(connect_packet) - 1);
+    end_push(i, OE_FROM_APP, connect_packet, sizeof(connect_packet) - 1);
     carry(r, i, o, 0);
-    drive_raw(&r->down, connack, sizeof(connack) - 1);
-    end_push(o, OE_FROM_APP, connack, sizeof(connack) - 1);
+    drive_raw(&r->down, connack_packet, sizeof(connack_packet) - 1);
+    end_push(o, OE_FROM_APP, connack_packet, sizeof(connack_packet) - 1);
     carry(r, o, i, 1); /* CONNACK: the probe */
     carry(r, i, o, 0); /* message 2 and UNSUBACK */
     if (!i->dead && !o->dead && i->conn.phase == OE_PHASE_I_PROBE && !r->expire)
@@ -352,10 +358,56 @@ START_TEST(buf_wipes_what_was_taken)
 }
 END_TEST
 
+/* ---- the funnel ----------------------------------------------------------------------------------------------------------------------- */
+
+/* A TCP connection to ourselves: two[0] gets what two[1] sends. */
+static void open_tcp(int two[2])
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof(a);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    two[1] = socket(AF_INET, SOCK_STREAM, 0);
+    ck_assert(listener >= 0 && two[1] >= 0);
+    ck_assert(bind(listener, (struct sockaddr *)&a, n) == 0 && listen(listener, 1) == 0);
+    ck_assert(getsockname(listener, (struct sockaddr *)&a, &n) == 0 && connect(two[1], (struct sockaddr *)&a, n) == 0);
+    two[0] = accept(listener, NULL, NULL);
+    ck_assert_int_ge(two[0], 0);
+    close(listener);
+}
+
+/* What has been seen leaves the kernel's queue also without a buffer of the pool: all of it, and nothing more. */
+START_TEST(discard_without_memory)
+{
+    static const size_t sizes[] = {1, 511, 512, 513, 5000, 40000};
+    static uint8_t data[40001], all[40001];
+    struct oe_buf none = {0};
+    int two[2];
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        size_t n = sizes[i];
+        open_tcp(two);
+        data[n] = 'x'; /* the first byte behind */
+        ck_assert_int_eq(send(two[1], data, n + 1, 0), n + 1);
+        ck_assert_int_eq(recv(two[0], all, n + 1, MSG_PEEK | MSG_WAITALL), n + 1);
+        calls = 0;
+        fail_at = fail_on = counting = 1;
+        enum oe_status st = oe_pool_get(&none);
+        oe_io_discard(two[0], n);
+        fail_at = fail_on = counting = 0;
+        ck_assert_int_eq(st, OE_NOMEM);
+        ssize_t left = recv(two[0], all, n + 1, MSG_DONTWAIT);
+        ck_assert_msg(left == 1 && all[0] == 'x', "of %zu bytes and one more %zd are left", n, left);
+        data[n] = 0;
+        close(two[0]);
+        close(two[1]);
+    }
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {
-        one_allocation_fails, all_allocations_fail_from_one_on, one_fails_with_a_timeout, freed_memory_is_wiped, buf_wipes_what_was_taken,
+        one_allocation_fails,  all_allocations_fail_from_one_on, one_fails_with_a_timeout,
+        freed_memory_is_wiped, buf_wipes_what_was_taken,         discard_without_memory,
     };
     return sodium_init() < 0 ? 1 : RUN_TESTS("alloc", tests);
 }

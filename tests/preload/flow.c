@@ -5,8 +5,14 @@
  */
 #include "peer.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 
 static int port;
@@ -567,6 +573,91 @@ static void trickle(void)
     MUST(took < 1000);
 }
 
+/* ---- Nagle's algorithm ---------------------------------------------------------------------------------------------------------------- */
+
+/* What calls do, in order: '+' and '-' switch TCP_NODELAY on and off, 's' sends, once or several times in a row. The library makes raw system
+ * calls: a seccomp filter stops the thread at each until the tracer has noted it. */
+static char trace[16];
+static _Atomic size_t trace_n;
+
+static void *tracer(void *listener)
+{
+    for (;;) {
+        struct seccomp_notif call = {0};
+        MUST(ioctl((int)(intptr_t)listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0);
+        int option = call.data.nr == SYS_setsockopt, nodelay = option && call.data.args[1] == IPPROTO_TCP && call.data.args[2] == TCP_NODELAY;
+        char what = nodelay ? *(const int *)(uintptr_t)call.data.args[3] ? '+' : '-' : 's';
+        if (option == nodelay && trace_n < sizeof(trace) - 1 && (what != 's' || trace_n == 0 || trace[trace_n - 1] != 's'))
+            trace[trace_n++] = what;
+        struct seccomp_notif_resp go = {.id = call.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
+        MUST(ioctl((int)(intptr_t)listener, SECCOMP_IOCTL_NOTIF_SEND, &go) == 0);
+    }
+    return NULL;
+}
+
+/* 0: this system has no such filters. */
+static int start_trace(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sendto, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_setsockopt, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+    pthread_t t;
+
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    long listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+    if (listener < 0)
+        return 0;
+    MUST(pthread_create(&t, NULL, tracer, (void *)(intptr_t)listener) == 0);
+    return 1;
+}
+
+/* A write whose trace is `want` and which leaves TCP_NODELAY as it was. Returns what it took. */
+static size_t traced_write(int fd, const uint8_t *p, size_t n, const char *want)
+{
+    int before, after;
+    socklen_t size = sizeof(int);
+    MUST(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &before, &size) == 0);
+    trace_n = 0;
+    ssize_t r = write(fd, p, n);
+    trace[trace_n] = '\0';
+    MUST(r > 0 && getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &after, &size) == 0);
+    if (strcmp(trace, want) != 0 || !before != !after)
+        die(1, "write of %zu bytes, TCP_NODELAY %d: trace \"%s\", not \"%s\"; TCP_NODELAY is %d", n, before, trace, want, after);
+    return (size_t)r;
+}
+
+/* Behind message 3, and from OE_WRITE_BYTES on, a write switches TCP_NODELAY on for itself, if the application has not. */
+static void nodelay(void)
+{
+    static uint8_t data[16 << 20];
+    static const size_t sizes[] = {30, 30, 300000};
+    int sndbuf = 16384;
+    if (!start_trace()) {
+        printf("no seccomp\n");
+        return;
+    }
+    for (int on = 0; on < 2; on++) {
+        int fd = tcp_connect(port);
+        MUST(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0);
+        put(fd, connect_packet, sizeof(connect_packet));
+        get_exactly(fd, connack_packet, sizeof(connack_packet));
+        for (int i = 0; i < 3; i++) {
+            make_stream(data, sizes[i], 1);
+            MUST(traced_write(fd, data, sizes[i], on || i == 1 ? "s" : "+s-") == sizes[i]);
+            get_exactly(fd, data, sizes[i]);
+        }
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
+        set_nonblock(fd, 1); /* more than the kernel takes */
+        MUST(traced_write(fd, data, sizeof(data), on ? "s" : "+s-") < sizeof(data));
+        close(fd);
+    }
+}
+
 /* ---- closing -------------------------------------------------------------------------------------------------------------------------- */
 
 /* What write calls took is delivered although the program closes, if the kernel had room for it before close. */
@@ -688,6 +779,7 @@ static const struct {
     {"write_timeout", write_timeout},
     {"connect_interrupted", connect_interrupted},
     {"trickle", trickle},
+    {"nodelay", nodelay},
     {"close_flushes", close_flushes},
     {"server_64k", server_64k},
     {"server_small_sndbuf", server_small_sndbuf},

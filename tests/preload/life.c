@@ -161,6 +161,45 @@ static void fork_both(void)
     printf("%s", line);
 }
 
+struct wait_all {
+    int fd;
+    uint8_t got[200];
+};
+
+/* CONNACK and the whole handshake are in this call; then it waits for more. */
+static void *read_200(void *arg)
+{
+    struct wait_all *w = arg;
+    ssize_t r = recv(w->fd, w->got, sizeof(w->got), MSG_WAITALL);
+    if (r != sizeof(connack_packet))
+        die(1, "the interrupted recv gave %zd", r);
+    return NULL;
+}
+
+/* A child takes the direction over while a thread waits in recv. The thread's call ends with what it had, the next one fails. */
+static void fork_in_read(void)
+{
+    static struct wait_all w;
+    pthread_t t;
+    int status = -1;
+
+    w.fd = tcp_connect(port);
+    put(w.fd, connect_packet, sizeof(connect_packet));
+    MUST(pthread_create(&t, NULL, read_200, &w) == 0);
+    for (long end = now_ms() + STALL_MS; *(volatile uint8_t *)w.got != connack_packet[0] && now_ms() < end;)
+        nap_ms(1);
+    for (int i = 0; i < 100 && status != 0; i++) { /* forked while the thread has the lock the child has no connection */
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(recv(w.fd, w.got, 1, MSG_DONTWAIT) != -1 || errno != EAGAIN);
+        MUST(waitpid(pid, &status, 0) == pid);
+    }
+    MUST(status == 0);
+    put(w.fd, "wake up", 7);
+    pthread_join(t, NULL);
+    MUST(recv(w.fd, w.got, 1, 0) == -1 && errno == ECONNRESET);
+}
+
 /* The old way of a server: the parent accepts, the child serves. With early, the parent talks first. */
 static void serve_forked(int early)
 {
@@ -411,19 +450,18 @@ static void half_close(void)
     }
 }
 
-/* connect() again on one socket, after a refusal, reaches another address: the log must name that one. */
+/* connect() again on one socket, after a refusal by 127.0.0.2, where nobody listens, reaches 127.0.0.1. */
 static void connect_again(void)
 {
-    int closed, listener = tcp_listen(&closed), fd = tcp_socket();
-    struct sockaddr_in bad = loopback(closed), good = loopback(port);
+    int fd = tcp_socket();
+    struct sockaddr_in bad = loopback(port), good = loopback(port);
     char c;
 
-    close(listener);
+    bad.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1);
     set_nonblock(fd, 1);
-    if (connect(fd, (struct sockaddr *)&bad, sizeof(bad)) == -1 && errno == EINPROGRESS) {
-        MUST(wait_for(fd, POLLOUT, STALL_MS) == 1);
-        MUST(read(fd, &c, 1) == -1 && errno == ECONNREFUSED);
-    }
+    MUST(connect(fd, (struct sockaddr *)&bad, sizeof(bad)) == -1 && errno == EINPROGRESS);
+    MUST(wait_for(fd, POLLOUT, STALL_MS) == 1);
+    MUST(read(fd, &c, 1) == -1 && errno == ECONNREFUSED);
     int r = connect(fd, (struct sockaddr *)&good, sizeof(good));
     if (r != 0 && errno == ECONNABORTED) /* Linux says once more that the first attempt failed */
         r = connect(fd, (struct sockaddr *)&good, sizeof(good));
@@ -593,6 +631,7 @@ static const struct {
     {"daemonise", daemonise},
     {"fork_split", fork_split},
     {"fork_both", fork_both},
+    {"fork_in_read", fork_in_read},
     {"serve_forked", serve_forked_late},
     {"serve_forked_early", serve_forked_early},
     {"client", client},

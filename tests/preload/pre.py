@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -112,7 +113,8 @@ def finish(p, timeout=20):
 
 
 def encrypted(p):
-    return log_of(p).count("state=unauthenticated")
+    """How many of its connections were encrypted, in whichever state."""
+    return len(re.findall(r"state=(?:unauthenticated|tofu|pinned)\b", log_of(p)))
 
 
 def in_parallel(jobs, run, workers=3):

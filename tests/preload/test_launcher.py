@@ -185,12 +185,12 @@ def test_log_setting_that_is_wrong(box):
     refused(box.run("true", OE_MQTT_LOG="stdout"), 1, 'OE_MQTT_LOG: "stdout" is wrong; allowed: none, or TARGET')
 
 
-@pytest.mark.parametrize("policy", ["off", "prefer"])
+@pytest.mark.parametrize("policy", ["off", "prefer", "require"])
 def test_policy(box, policy):
     ran(box.run("-p", policy, "sh", "-c", "echo $OE_MQTT_POLICY", OE_MQTT_POLICY="off"), policy + "\n")
 
 
-@pytest.mark.parametrize("policy", ["require", "refuse", "on", "OFF"])
+@pytest.mark.parametrize("policy", ["required", "refuse", "on", "OFF"])
 def test_policy_that_is_wrong(box, policy):
     refused(box.run("-p", policy, "echo", "ran"), 1, f'"{policy}"', "allowed: off, prefer")
     refused(box.run("echo", "ran", OE_MQTT_POLICY=policy), 1, f'"{policy}"', "allowed: off, prefer")
@@ -210,7 +210,7 @@ def test_example_configuration(box):
 
 
 @pytest.mark.parametrize("text, line, part", [
-    ("[link]\npolicy = require\n", 2, "allowed: off, prefer"),
+    ("[link]\npolicy = required\n", 2, "allowed: off, prefer"),
     ("\n[connect \"h:0\"]\n", 2, "allowed: [connect"),
     ("[link]\n\nhandshake-timeout = 5\n", 3, "allowed: 100ms to 60s"),
     ("nonsense\n", 1, "allowed: NAME = VALUE"),
@@ -407,7 +407,7 @@ def test_ctl_check(box):
     path.write_text("[link]\npolice = off\n")
     result = ctl(box, "check", "-c", path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f'oe-mqttctl: {path}:2: key "police" is not known; allowed in [link]: policy, handshake-timeout\n'
+    assert result.stderr == f'oe-mqttctl: {path}:2: key "police" is not known; allowed in [link]: policy, handshake-timeout, downgrade\n'
 
 
 def test_ctl_check_preloaded_needs_the_library(box):

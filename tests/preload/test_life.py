@@ -77,6 +77,18 @@ def test_scenario(place, program, scenario, shim):
         assert pre.log_of(p) == ""
 
 
+@pytest.mark.parametrize("off,state", [("127.0.0.2", "unauthenticated"), ("127.0.0.1", "plain")], ids=["the first", "the second"])
+def test_connect_again_goes_by_the_new_address(place, off, state):
+    """The rule and the name in the log are those of the address that the socket reached, not of the first, which refused."""
+    echo = place.start([pre.build("life"), "echo"], True)
+    port = port_of(echo)
+    place.conf.write_text(f'[connect "{off}:{port}"]\npolicy = off\n')
+    p = place.start([pre.build("life"), "connect_again", port], True)
+    must_end(p)
+    log = pre.log_of(p)
+    assert f"connect 127.0.0.1:{port} state={state}" in log and "127.0.0.2" not in log, log
+
+
 # ---- processes ---------------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("shim", [False, True], ids=["native", "library"])
@@ -130,6 +142,14 @@ def test_both_write_after_fork(place):
         records = result["raw"].count(oewire.record(mqtt.V311, bytes(8 + 16))[:5])
         assert records == 301, records
         assert pre.encrypted(p) == 1
+
+
+def test_log_of_a_read_that_another_process_ends(place):
+    """The call that made the handshake also says so when it cannot go on afterwards."""
+    echo = place.start([pre.build("life"), "echo"], True)
+    p = place.start([pre.build("life"), "fork_in_read", port_of(echo)], True)
+    must_end(p)
+    assert pre.encrypted(p) == 1, pre.log_of(p)
 
 
 def test_python_subprocess(place):
@@ -219,6 +239,15 @@ def test_connect_interrupted(place, shim):
             s.close()
         must_end(p)
     assert not shim or pre.encrypted(p) == 1, pre.log_of(p) or "the connection was not watched at all"
+
+
+def test_no_nagle_delay(place):
+    """Neither behind message 3 nor at the end of a large write; the application's TCP_NODELAY is what it was."""
+    echo = place.start([pre.build("life"), "echo"], True)
+    p = place.start([pre.build("flow"), "nodelay", port_of(echo)], True)
+    if "no seccomp" in must_end(p):
+        pytest.skip("needs seccomp's user notification (Linux 5.5)")
+    assert pre.encrypted(p) == 2, pre.log_of(p)
 
 
 def test_receive_timeout_of_a_trickle(place):

@@ -69,6 +69,41 @@ void drive_publish(struct oe_buf *b, enum oe_mqtt version, unsigned first, const
 
 /* ---- one end -------------------------------------------------------------------------------------------------------------------------- */
 
+/* Every client may connect, and no CONNECT is fresh, unless a test says otherwise. */
+static enum oe_admission admission = OE_ADMIT_ANY;
+static uint8_t own_epoch[OE_EPOCH_BYTES];
+static unsigned fresh_left;
+
+static enum oe_admission admit(const struct oe_public *client, enum oe_policy policy)
+{
+    (void)client;
+    (void)policy;
+    return admission;
+}
+
+static void epoch(uint8_t out[OE_EPOCH_BYTES])
+{
+    memcpy(out, own_epoch, sizeof(own_epoch));
+}
+
+static int fresh(const uint8_t told[OE_EPOCH_BYTES], const struct oe_public *ephemeral)
+{
+    (void)ephemeral;
+    if (fresh_left == 0 || memcmp(told, own_epoch, sizeof(own_epoch)) != 0)
+        return 0;
+    fresh_left--;
+    return 1;
+}
+
+static const struct oe_conn_calls drive_calls = {.admit = admit, .epoch = epoch, .fresh = fresh};
+
+void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_n)
+{
+    admission = who;
+    memset(own_epoch, epoch_byte, sizeof(own_epoch));
+    fresh_left = fresh_n;
+}
+
 void drive_open(struct drive *d, enum oe_role role, const struct drive_how *how)
 {
     struct oe_conn_setup setup = {.role = role, .policy = how->policy, .handshake_ms = OE_HANDSHAKE_MS_DEFAULT};
@@ -77,7 +112,9 @@ void drive_open(struct drive *d, enum oe_role role, const struct drive_how *how)
     d->now = 1000;
     d->app_at_records = d->sent_at_records = SIZE_MAX;
     memset(d->identity.b, how->seed + 1, sizeof(d->identity.b));
-    memset(setup.ephemeral.b, how->seed + 2, sizeof(setup.ephemeral.b));
+    memset(setup.ephemeral[0].b, how->seed + 2, sizeof(setup.ephemeral[0].b));
+    memset(setup.ephemeral[1].b, how->seed + 3, sizeof(setup.ephemeral[1].b));
+    setup.calls = &drive_calls;
     setup.identity = &d->identity;
     d->st = oe_conn_init(&d->conn, &setup);
     d->dead[0] = d->dead[1] = d->st;
@@ -117,12 +154,13 @@ static void check(const struct drive *d, enum oe_dir dir)
     if (d->st != OE_OK && d->st != OE_INVALID)
         REQUIRE(c->phase == OE_PHASE_BROKEN || c->phase == OE_PHASE_RECORDS);
     if (c->phase == OE_PHASE_RECORDS)
-        REQUIRE(c->security == OE_SEC_UNAUTHENTICATED);
+        REQUIRE(c->security == OE_SEC_UNAUTHENTICATED || c->security == OE_SEC_TOFU || c->security == OE_SEC_PINNED);
+    REQUIRE((c->phase == OE_PHASE_REFUSED) == (c->security == OE_SEC_REFUSED));
     if (c->phase == OE_PHASE_PLAIN)
         REQUIRE(c->security == OE_SEC_PLAIN && c->reason != OE_REASON_NONE);
     if (c->security == OE_SEC_PLAIN)
         REQUIRE(c->phase == OE_PHASE_PLAIN || c->phase == OE_PHASE_I_LATE || c->phase == OE_PHASE_BROKEN);
-    REQUIRE(oe_conn_waiting(c, &deadline) == (c->phase == OE_PHASE_I_PROBE || c->phase == OE_PHASE_I_UNSUBACK));
+    REQUIRE(oe_conn_waiting(c, &deadline) == (c->phase == OE_PHASE_I_PROBE || c->phase == OE_PHASE_I_UNSUBACK || oe_conn_prefaced(c)));
     if (c->phase == OE_PHASE_PLAIN && oe_conn_transparent(c))
         REQUIRE(oe_conn_kept(c) == 0 || c->hs != NULL);
 }
@@ -205,7 +243,10 @@ static enum oe_status call(struct drive *d, enum oe_status function(struct oe_co
     d->st = function(&d->conn, &flow);
     gather(&d->app, &forward);
     free(room);
-    REQUIRE(oe_buf_n(&answer) == 0);
+    if (d->conn.phase != OE_PHASE_REFUSED)
+        REQUIRE(oe_buf_n(&answer) == 0);
+    drive_raw(&d->wire, oe_buf_span(&answer).p, oe_buf_n(&answer));
+    oe_buf_free(&answer);
     check(d, OE_FROM_PEER);
     if (d->st != OE_OK)
         d->dead[OE_FROM_PEER] = d->st;

@@ -40,6 +40,9 @@ struct drive {
     size_t sent_at_records;
 };
 
+/* What responders say from here on: who may connect, their epoch, and how many CONNECTs in message 1 are fresh. */
+void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_n);
+
 void drive_open(struct drive *d, enum oe_role role, const struct drive_how *how);
 void drive_close(struct drive *d);
 

@@ -14,11 +14,13 @@ START_TEST(r_connect__connect_complete)
     EACH_VERSION(v)
     {
         struct oe_buf c = connect_of(v);
+        size_t at_version = v == OE_MQTT_31 ? 11 : 9; /* bytes up to and with the level */
         open_both();
         for (size_t i = 0; i < oe_buf_n(&c); i++) {
-            ck_phase(&R, OE_PHASE_R_CONNECT);
+            /* the first byte may be that of a preface; what follows shows that it is none */
             ck_assert_int_eq(drive_peer(&R, oe_buf_span(&c).p + i, 1), OE_OK);
-            ck_assert_uint_eq(oe_buf_n(&R.app), i + 1);
+            ck_assert_uint_eq(oe_buf_n(&R.app), i == 0 ? 0 : i + 1);
+            ck_assert(R.conn.phase == (i + 1 < at_version ? OE_PHASE_R_CONNECT : OE_PHASE_R_FIRST));
         }
         ck_phase(&R, OE_PHASE_R_FIRST);
         ck_assert_int_eq(R.conn.version, v);
