@@ -45,6 +45,7 @@ endif
 sodium_c  := $(shell $(PKG_CONFIG) --cflags libsodium 2>/dev/null)
 sodium_l   = $(shell $(PKG_CONFIG) --libs libsodium 2>/dev/null || echo -lsodium)
 inih_l     = $(shell $(PKG_CONFIG) --libs inih 2>/dev/null || echo -linih)
+jansson_c := $(shell $(PKG_CONFIG) --cflags jansson 2>/dev/null)
 jansson_l  = $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null || echo -ljansson)
 check_l    = $(shell $(PKG_CONFIG) --libs check 2>/dev/null || echo -lcheck)
 
@@ -57,7 +58,7 @@ all: $(B)/libcore.a $(B)/libos.a $(B)/liboe-mqtt.so $(B)/oe-mqttctl ## the libra
 $(O)/%.o: %.c
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(all_c) $(sodium_c) $(if $(filter shim/hook/%,$<),-ftls-model=initial-exec) -c -o $@ $<
+	$(Q)$(CC) $(all_c) $(sodium_c) $(if $(filter tools/%,$<),$(jansson_c)) $(if $(filter shim/hook/%,$<),-ftls-model=initial-exec) -c -o $@ $<
 
 $(B)/libcore.a: $(core_o)
 	$(call say,AR,$@)

@@ -2,6 +2,8 @@
 #ifndef OE_TOOLS_CTL_H
 #define OE_TOOLS_CTL_H
 
+#include <limits.h>
+
 #define CTL_WHY_BYTES 1024U
 
 enum ctl_exit { CTL_DONE = 0, CTL_FAILED = 1, CTL_WRONG_USAGE = 2 };
@@ -12,10 +14,17 @@ void ctl_complain(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* "usage: oe-mqttctl TEXT" on standard error; CTL_WRONG_USAGE. */
 int ctl_usage(const char *text);
 
+/* This user's state directory. CTL_FAILED: none can be told, as a complaint says. What else is wrong with the configuration does not matter to keys. */
+int ctl_state_dir(char out[PATH_MAX]);
+
 /* Subcommands. */
 extern const char ctl_probe_usage[];
 int ctl_probe_main(int argc, char **argv);
 extern const char ctl_status_usage[];
 int ctl_status_main(int argc, char **argv);
+extern const char ctl_peers_usage[], ctl_trust_usage[], ctl_forget_usage[];
+int ctl_peers_main(int argc, char **argv);
+int ctl_trust_main(int argc, char **argv);
+int ctl_forget_main(int argc, char **argv);
 
 #endif

@@ -149,36 +149,94 @@ static int check_main(int argc, char **argv)
     return check_all(&check);
 }
 
-/* ---- id ---- */
+/* ---- id, keygen ---- */
 
 static const char id_usage[] = "id";
+static const char keygen_usage[] = "keygen [--replace]";
+
+int ctl_state_dir(char out[PATH_MAX])
+{
+    char why[CTL_WHY_BYTES];
+    struct oe_env env;
+    enum oe_status status = oe_env_read(&env, why, sizeof(why));
+    int result = env.state_dir[0] != '\0' ? CTL_DONE : CTL_FAILED;
+
+    memcpy(out, env.state_dir, sizeof(env.state_dir));
+    if (result != CTL_DONE)
+        ctl_complain("%s", status != OE_OK ? why : "there is no state directory: set HOME or OE_MQTT_STATE");
+    oe_env_free(&env);
+    return result;
+}
+
+/* The secret's fingerprint; the secret is wiped. */
+static void take_fingerprint(struct oe_secret *secret, char out[OE_FINGERPRINT_CHARS + 1])
+{
+    struct oe_public key;
+
+    oe_secret_public(secret, &key);
+    oe_secret_wipe(secret);
+    oe_public_fingerprint(&key, out);
+}
 
 static int id_main(int argc, char **argv)
 {
     static const struct option options[] = {{NULL, 0, NULL, 0}};
-    char fingerprint[OE_FINGERPRINT_CHARS + 1];
-    char why[CTL_WHY_BYTES];
+    char fingerprint[OE_FINGERPRINT_CHARS + 1], state_dir[PATH_MAX], why[CTL_WHY_BYTES];
     struct oe_secret secret;
-    struct oe_public key;
-    struct oe_env env;
-    int result = CTL_FAILED;
 
     if (getopt_long(argc, argv, "+", options, NULL) != -1 || optind != argc)
         return ctl_usage(id_usage);
-    /* The identity does not depend on the configuration, so a wrong one is no reason not to show it; a wrong OE_MQTT_STATE is. */
-    if (oe_env_read(&env, why, sizeof(why)) != OE_OK && env.state_dir[0] == '\0') {
+    if (ctl_state_dir(state_dir) != CTL_DONE)
+        return CTL_FAILED;
+    if (oe_keyfile_load_or_create(state_dir, &secret, why, sizeof(why)) != OE_OK) {
         ctl_complain("%s", why);
-    } else if (oe_keyfile_load_or_create(env.state_dir, &secret, why, sizeof(why)) != OE_OK) {
-        ctl_complain("%s", why);
-    } else {
-        oe_secret_public(&secret, &key);
-        oe_secret_wipe(&secret);
-        oe_public_fingerprint(&key, fingerprint);
-        (void)puts(fingerprint);
-        result = CTL_DONE;
+        return CTL_FAILED;
     }
-    oe_env_free(&env);
-    return result;
+    take_fingerprint(&secret, fingerprint);
+    (void)puts(fingerprint);
+    return CTL_DONE;
+}
+
+static int keygen(const char *state_dir, int replace)
+{
+    char old[CTL_WHY_BYTES], new[OE_FINGERPRINT_CHARS + 1], why[CTL_WHY_BYTES];
+    struct oe_secret secret;
+    enum oe_status status = oe_keyfile_load(state_dir, &secret, why, sizeof(why));
+    int is_first = status == OE_SYSTEM && errno == ENOENT;
+
+    if (status == OE_OK)
+        take_fingerprint(&secret, old);
+    else
+        (void)snprintf(old, sizeof(old), "not to be told: %.900s", why);
+    status = oe_keyfile_make(state_dir, replace, &secret, why, sizeof(why));
+    if (status != OE_OK) {
+        ctl_complain("%s%s%s%s", why, status == OE_INVALID && !is_first ? ": " : "", status == OE_INVALID && !is_first ? old : "",
+                     status == OE_INVALID && !replace ? "; to give it up for a new one: oe-mqttctl keygen --replace" : "");
+        return CTL_FAILED;
+    }
+    take_fingerprint(&secret, new);
+    (void)printf("identity: %s/identity\nfingerprint: %s\n", state_dir, new);
+    if (!is_first)
+        (void)printf("old fingerprint: %s\nPrograms that run use the old one until they are started again. Whoever knows it must be told "
+                     "the new one.\n",
+                     old);
+    return CTL_DONE;
+}
+
+static int keygen_main(int argc, char **argv)
+{
+    static const struct option options[] = {{"replace", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+    char state_dir[PATH_MAX];
+    int option, replace = 0;
+
+    while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+        if (option != 'r')
+            return ctl_usage(keygen_usage);
+        replace = 1;
+    }
+    if (optind != argc)
+        return ctl_usage(keygen_usage);
+    return ctl_state_dir(state_dir) == CTL_DONE ? keygen(state_dir, replace) : CTL_FAILED;
 }
 
 /* ---- the table ---- */
@@ -192,6 +250,10 @@ static const struct command {
     {"check", check_usage, "check the configuration, the log setting and the identity", check_main},
     {"probe", ctl_probe_usage, "ask a broker whether it offers OE-MQTT, and with which key", ctl_probe_main},
     {"id", id_usage, "print the fingerprint of this user's identity; make one if there is none", id_main},
+    {"keygen", keygen_usage, "make an identity; --replace: in place of the one there is", keygen_main},
+    {"peers", ctl_peers_usage, "list the keys of brokers, and of clients if only some may connect", ctl_peers_main},
+    {"trust", ctl_trust_usage, "accept a broker with this key, as confirmed by you", ctl_trust_main},
+    {"forget", ctl_forget_usage, "take a broker's key or keys off the list", ctl_forget_main},
     {"status", ctl_status_usage, "show the running processes and their connections", ctl_status_main},
 };
 

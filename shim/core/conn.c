@@ -12,7 +12,7 @@ enum oe_status oe_conn_init(struct oe_conn *c, const struct oe_conn_setup *setup
         .send.rekey_records = OE_REKEY_RECORDS,
         .receive.rekey_records = OE_REKEY_RECORDS,
     };
-    c->hs = calloc(1, sizeof(*c->hs));
+    c->hs = setup->memory != NULL ? setup->memory->get(sizeof(*c->hs)) : calloc(1, sizeof(*c->hs));
     if (c->hs == NULL)
         return OE_NOMEM;
     c->hs->handshake_ms = setup->handshake_ms;
@@ -20,6 +20,7 @@ enum oe_status oe_conn_init(struct oe_conn *c, const struct oe_conn_setup *setup
     c->hs->ephemeral[0] = setup->ephemeral[0];
     c->hs->ephemeral[1] = setup->ephemeral[1];
     c->hs->calls = setup->calls;
+    c->hs->memory = setup->memory;
     c->hs->want = 1;
     return OE_OK;
 }
@@ -50,8 +51,12 @@ static void free_handshake(struct oe_conn *c)
     oe_buf_free(&c->hs->held);
     oe_buf_free(&c->hs->connect);
     free(c->hs->known);
+    const struct oe_conn_memory *memory = c->hs->memory;
     sodium_memzero(c->hs, sizeof(*c->hs));
-    free(c->hs);
+    if (memory != NULL)
+        memory->put(c->hs);
+    else
+        free(c->hs);
     c->hs = NULL;
 }
 

@@ -134,13 +134,20 @@ struct oe_conn_calls {
                  const struct oe_public *ephemeral); /* section 8.3; true once for each ephemeral key */
 };
 
+/* Where the state of handshakes, with its keys, lives: zeroed memory, wiped before it is given back. */
+struct oe_conn_memory {
+    void *(*get)(size_t n);
+    void (*put)(void *p);
+};
+
 struct oe_conn_setup {
     enum oe_role role;
     enum oe_policy policy;
-    uint32_t handshake_ms;             /* how long an initiator waits for the answer to its probe */
-    const struct oe_secret *identity;  /* outlives the connection */
-    struct oe_secret ephemeral[2];     /* fresh random bytes, each used for one handshake; a responder needs the first only */
-    const struct oe_conn_calls *calls; /* of a responder; outlives the connection */
+    uint32_t handshake_ms;               /* how long an initiator waits for the answer to its probe */
+    const struct oe_secret *identity;    /* outlives the connection */
+    struct oe_secret ephemeral[2];       /* fresh random bytes, each used for one handshake; a responder needs the first only */
+    const struct oe_conn_calls *calls;   /* of a responder; outlives the connection */
+    const struct oe_conn_memory *memory; /* NULL: the heap; outlives the connection */
 };
 
 struct oe_conn {

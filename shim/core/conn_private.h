@@ -28,6 +28,7 @@ struct oe_handshake {
     struct oe_secret ephemeral[2];
     const struct oe_secret *identity;
     const struct oe_conn_calls *calls;
+    const struct oe_conn_memory *memory;
     struct oe_known *known; /* initiator: keys of the peer; owned */
     size_t known_n;
     uint8_t epoch[OE_EPOCH_BYTES]; /* initiator: what is known of the peer's */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "guard.h"
 #include "pool.h"
 #include "show.h"
 #include "sys.h"
@@ -22,12 +23,18 @@ static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cl
 static void *map(size_t n)
 {
     long p = OE_SYS6(SYS_mmap, 0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p < 0 && p > -4096)
-        return NULL;
+    return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+/* Sockets have the keys of their records inside. */
+static struct oe_sock *map_slab(size_t n)
+{
+    void *p = oe_guard_map(n);
 #ifdef OE_LSAN
-    __lsan_register_root_region((void *)p, n); /* what these objects own is no leak */
+    if (p != NULL)
+        __lsan_register_root_region(p, n); /* what these objects own is no leak */
 #endif
-    return (void *)p;
+    return p;
 }
 
 /* ---- references ----------------------------------------------------------------------------------------------------------------------- */
@@ -110,7 +117,7 @@ static void reap(void)
 static struct oe_sock *new_object(void)
 {
     if (free_list == NULL) {
-        struct oe_sock *slab = map(SLAB_BYTES);
+        struct oe_sock *slab = map_slab(SLAB_BYTES);
         if (slab == NULL)
             return NULL;
         for (size_t i = 0; i < SLAB_BYTES / sizeof(*slab); i++) {

@@ -94,7 +94,10 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
 {
     int r = oe_real.connect(fd, address, n);
     if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && address != NULL) /* interrupted, it goes on all the same */
-        oe_track_connect(fd, address, n, r != 0 && errno == EINPROGRESS);
+        if (oe_track_connect(fd, address, n, r != 0 && errno == EINPROGRESS) != 0) {
+            errno = EACCES;
+            return -1;
+        }
     return r;
 }
 
@@ -108,20 +111,25 @@ EXPORT int listen(int fd, int backlog)
     return r;
 }
 
+static int accepted(int fd)
+{
+    if (fd < 0 || oe_track_accept(fd) == 0)
+        return fd;
+    oe_real.close(fd);
+    errno = ECONNABORTED; /* a connection that is gone before accept sees it: servers go on */
+    return -1;
+}
+
 EXPORT int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict n)
 {
     int r = oe_real.accept(fd, address, n);
-    if (r >= 0)
-        oe_track_accept(r);
-    return r;
+    return accepted(r);
 }
 
 EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict n, int flags)
 {
     int r = oe_real.accept4(fd, address, n, flags);
-    if (r >= 0)
-        oe_track_accept(r);
-    return r;
+    return accepted(r);
 }
 
 EXPORT int getaddrinfo(const char *restrict node, const char *restrict service, const struct addrinfo *restrict hints,

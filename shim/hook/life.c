@@ -5,6 +5,7 @@
 
 #include "../os/keyfile.h"
 #include "fdtab.h"
+#include "guard.h"
 #include "names.h"
 #include "real.h"
 #include "show.h"
@@ -23,10 +24,12 @@ static void fork_prepare(void)
     oe_trust_fork_prepare();
     oe_names_fork_prepare();
     oe_fdtab_fork_prepare();
+    oe_guard_fork_prepare();
 }
 
 static void fork_parent(void)
 {
+    oe_guard_fork_done();
     oe_fdtab_fork_parent();
     oe_names_fork_done();
     oe_trust_fork_parent();
@@ -35,6 +38,7 @@ static void fork_parent(void)
 static void fork_child(void)
 {
     atomic_store(&oe_life.pid, (pid_t)OE_SYS3(SYS_getpid, 0, 0, 0));
+    oe_guard_fork_done();
     oe_fdtab_fork_child();
     oe_show_fork_child();
     oe_names_fork_done();
@@ -54,8 +58,9 @@ __attribute__((constructor)) static void start(void)
     enum oe_status st = oe_env_read(&oe_life.env, oe_life.why, sizeof(oe_life.why));
     if (st == OE_OK)
         oe_life.why[0] = '\0';
-    if (st == OE_OK && oe_life.env.state_dir[0] != '\0')
-        identity_loaded = oe_keyfile_load(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK;
+    oe_life.identity = oe_guard_map(sizeof(*oe_life.identity));
+    if (st == OE_OK && oe_life.env.state_dir[0] != '\0' && oe_life.identity != NULL)
+        identity_loaded = oe_keyfile_load(oe_life.env.state_dir, oe_life.identity, why, sizeof(why)) == OE_OK;
     if (st == OE_OK)
         oe_trust_start();
     pthread_atfork(fork_prepare, fork_parent, fork_child);
@@ -79,18 +84,19 @@ static void start_crypto(void)
 {
     char why[1024] = "there is no state directory (set OE_MQTT_STATE)";
 
-    if (sodium_init() < 0) {
-        oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "libsodium does not start: connections stay as they are");
+    if (sodium_init() < 0 || oe_life.identity == NULL) {
+        oe_log_write(&oe_life.env.log, OE_LOG_ERROR,
+                     "libsodium does not start, or there is no memory for the identity: no connection is tracked");
         return;
     }
     sodium_ready = 1;
-    if (identity_loaded)
-        return;
-    if (oe_life.env.state_dir[0] != '\0' && oe_keyfile_load_or_create(oe_life.env.state_dir, &oe_life.identity, why, sizeof(why)) == OE_OK)
-        return;
-    /* Policy prefer makes no new failures: encrypted with a key that nobody will know again is still better than plain. */
-    randombytes_buf(oe_life.identity.b, sizeof(oe_life.identity.b));
-    oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "no identity, this process uses one of its own: %s", why);
+    if (!identity_loaded && (oe_life.env.state_dir[0] == '\0' ||
+                             oe_keyfile_load_or_create(oe_life.env.state_dir, oe_life.identity, why, sizeof(why)) != OE_OK)) {
+        /* Policy prefer makes no new failures: encrypted with a key that nobody will know again is still better than plain. */
+        randombytes_buf(oe_life.identity->b, sizeof(oe_life.identity->b));
+        oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "no identity, this process uses one of its own: %s", why);
+    }
+    oe_guard_seal(oe_life.identity, sizeof(*oe_life.identity));
 }
 
 int oe_life_crypto(void)

@@ -13,8 +13,8 @@ struct oe_life {
     _Atomic int ready; /* the constructor is through: sockets may be tracked */
     _Atomic pid_t pid; /* of the process that this memory belongs to */
     struct oe_env env;
-    char why[1024];            /* why the configuration cannot be used; "" */
-    struct oe_secret identity; /* valid after oe_life_crypto */
+    char why[1024];             /* why the configuration cannot be used; "" */
+    struct oe_secret *identity; /* in guarded memory, read-only; valid after oe_life_crypto */
 };
 extern struct oe_life oe_life;
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "fdtab.h"
+#include "guard.h"
 #include "io.h"
 #include "life.h"
 #include "names.h"
@@ -48,11 +49,16 @@ static void accept_policy(int fd, struct oe_conn_setup *setup)
     setup->policy = oe_policy_accept(&oe_life.env.conf, a.port);
 }
 
+static const struct oe_conn_memory guarded = {.get = oe_guard_get, .put = oe_guard_put};
+
 /* Fills a new socket object. -1: out of memory. */
 static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_address *peer)
 {
-    struct oe_conn_setup setup = {
-        .role = role, .handshake_ms = oe_life.env.conf.handshake_ms, .identity = &oe_life.identity, .calls = &oe_trust_calls};
+    struct oe_conn_setup setup = {.role = role,
+                                  .handshake_ms = oe_life.env.conf.handshake_ms,
+                                  .identity = oe_life.identity,
+                                  .calls = &oe_trust_calls,
+                                  .memory = &guarded};
 
     s->address = *peer;
     if (role == OE_INITIATOR) {
@@ -67,23 +73,46 @@ static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_ad
     return st == OE_OK ? 0 : -1;
 }
 
-static void track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t sa_n)
+/* It cannot be tracked. Where MQTT must not pass in plain nothing may pass at all. */
+static int untracked(int fd, enum oe_role role, const struct oe_address *peer, const char *why)
+{
+    struct oe_sock s = {.address = *peer};
+    struct oe_conn_setup setup = {0};
+
+    if (role == OE_INITIATOR) {
+        s.hosts_n = oe_names_find(peer, s.hosts);
+        connect_policy(&s, &setup);
+        for (unsigned i = 0; i < s.hosts_n; i++)
+            free(s.hosts[i]);
+    } else {
+        accept_policy(fd, &setup);
+    }
+    int strict = setup.policy == OE_POLICY_REQUIRE || setup.policy == OE_POLICY_REFUSE;
+    oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "%s: %s, the connection %s", role == OE_INITIATOR ? "connect" : "accept", why,
+                 strict ? "is shut down" : "stays plain");
+    if (strict)
+        OE_SYS3(SYS_shutdown, fd, SHUT_RDWR, 0);
+    return strict ? -1 : 0;
+}
+
+static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t sa_n)
 {
     struct oe_address peer;
     uint64_t cookie;
     int found;
 
     if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_life_foreign() || oe_names_address(sa, sa_n, &peer) != 0 ||
-        !is_tcp(fd) || socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) != 0)
-        return;
+        !is_tcp(fd))
+        return 0;
+    if (socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) != 0)
+        return untracked(fd, role, &peer, "the kernel gives sockets no cookie (Linux 4.12 does)");
     if (oe_life_crypto() != 0)
-        return;
+        return untracked(fd, role, &peer, "there is no cryptography");
     struct oe_sock *s = oe_fdtab_add(cookie, &found);
-    if (s == NULL || (!found && fill(s, fd, role, &peer) != 0) || oe_fdtab_set(fd, s) != 0)
-        oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "%s: out of memory or descriptor too large, the connection stays plain",
-                     role == OE_INITIATOR ? "connect" : "accept");
+    int ok = s != NULL && (found || fill(s, fd, role, &peer) == 0) && oe_fdtab_set(fd, s) == 0;
     if (s != NULL)
         oe_fdtab_unref(s);
+    return ok ? 0 : untracked(fd, role, &peer, "out of memory or descriptor too large");
 }
 
 /* A slot whose socket is not fd's any more: it was closed by a way that is not hooked. */
@@ -100,11 +129,12 @@ static int same_address(const struct oe_address *a, const struct oe_address *b)
     return memcmp(a->ip, b->ip, sizeof(a->ip)) == 0 && a->port == b->port && a->v6 == b->v6;
 }
 
-void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
+int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
 {
     int saved = errno;
     struct oe_sock *s = oe_fdtab_get(fd);
     uint64_t cookie = 0;
+    int result = 0;
 
     if (s != NULL) {
         /* A connect that is under way is asked for again; or the last one failed and this one goes elsewhere; or the slot is stale. */
@@ -118,13 +148,14 @@ void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int
     } else if (!oe_life_foreign()) {
         oe_fdtab_unmark(fd);
     }
-    track(fd, OE_INITIATOR, peer, peer_n);
+    result = track(fd, OE_INITIATOR, peer, peer_n);
     if (s != NULL)
         oe_fdtab_rebind(s, fd); /* its other descriptors are the new connection's, too */
 out:
     if (s != NULL)
         oe_fdtab_unref(s);
     errno = saved;
+    return result;
 }
 
 void oe_track_listen(int fd)
@@ -135,18 +166,19 @@ void oe_track_listen(int fd)
     errno = saved;
 }
 
-void oe_track_accept(int fd)
+int oe_track_accept(int fd)
 {
-    int saved = errno;
+    int saved = errno, result = 0;
     struct sockaddr_storage peer = {0};
     socklen_t n = sizeof(peer);
 
     if (oe_life_foreign())
-        return;
+        return 0;
     purge(fd);
     if (OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0)
-        track(fd, OE_RESPONDER, (const struct sockaddr *)&peer, n);
+        result = track(fd, OE_RESPONDER, (const struct sockaddr *)&peer, n);
     errno = saved;
+    return result;
 }
 
 void oe_track_dup(int fd, int newfd)

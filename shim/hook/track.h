@@ -7,14 +7,14 @@
 #include "sock.h"
 
 /* fd has been connected, or is connecting, to peer; began: this call began the attempt (EINPROGRESS), it does not end an earlier one. Does nothing if it is not
- * a TCP socket. errno is kept. */
-void oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began);
+ * a TCP socket. errno is kept. -1: the connection must not be used: it cannot be tracked, and MQTT must not pass in plain. */
+int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began);
 
 /* fd listens. */
 void oe_track_listen(int fd);
 
-/* fd came from accept. */
-void oe_track_accept(int fd);
+/* fd came from accept. -1 as above. */
+int oe_track_accept(int fd);
 
 /* newfd is a duplicate of fd, or, if fd is not tracked, a new descriptor for something else. */
 void oe_track_dup(int fd, int newfd);

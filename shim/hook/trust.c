@@ -250,7 +250,7 @@ void oe_trust_explain(const struct oe_trusted *trusted, enum oe_reason reason, c
     } else if (reason == OE_REASON_TRUST_UNDECIDED) {
         (void)snprintf(out, n, "%s", trusted->why);
     } else if (reason == OE_REASON_NOT_ADMITTED_THERE) {
-        oe_secret_public(&oe_life.identity, &own);
+        oe_secret_public(oe_life.identity, &own);
         oe_public_fingerprint(&own, key);
         (void)snprintf(out, n, "its operator admits it by a line \"NAME %s\" in the broker's allowed_peers", key);
     } else if (trusted->is_known && reason == OE_REASON_KEY_CHANGED) {

@@ -157,18 +157,22 @@ static enum oe_status fill(int fd)
     return status;
 }
 
-/* Gives the complete file its name; somebody else's identity that is there already stays. */
-static enum oe_status publish(int dir, const char *temporary)
+/* Gives the complete file its name. Without replace, OE_INVALID: there is an identity already, and it stays. */
+static enum oe_status publish(int dir, const char *temporary, int replace)
 {
-    if (linkat(dir, temporary, dir, NAME, 0) == 0 || errno == EEXIST)
+    if (replace)
+        return renameat(dir, temporary, dir, NAME) == 0 ? OE_OK : OE_SYSTEM;
+    if (linkat(dir, temporary, dir, NAME, 0) == 0)
         return OE_OK;
     if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK)
-        return OE_SYSTEM;
+        return errno == EEXIST ? OE_INVALID : OE_SYSTEM;
     /* a file system without hard links */
-    return renameat2(dir, temporary, dir, NAME, RENAME_NOREPLACE) == 0 || errno == EEXIST ? OE_OK : OE_SYSTEM;
+    if (renameat2(dir, temporary, dir, NAME, RENAME_NOREPLACE) == 0)
+        return OE_OK;
+    return errno == EEXIST ? OE_INVALID : OE_SYSTEM;
 }
 
-static enum oe_status create(int dir)
+static enum oe_status create(int dir, int replace)
 {
     char temporary[sizeof(NAME) + 32];
     uint8_t unique[8];
@@ -181,9 +185,10 @@ static enum oe_status create(int dir)
     fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return OE_SYSTEM;
+    oe_file_give(dir, fd);
     status = fill(fd);
     if (status == OE_OK)
-        status = publish(dir, temporary);
+        status = publish(dir, temporary, replace);
     saved = errno;
     (void)unlinkat(dir, temporary, 0);
     if (status == OE_OK)
@@ -193,22 +198,43 @@ static enum oe_status create(int dir)
     return status;
 }
 
-enum oe_status oe_keyfile_load_or_create(const char *state_dir, struct oe_secret *secret, char *why, size_t why_n)
+/* Makes directory and identity. Without replace, OE_INVALID: there is one already. */
+static enum oe_status store(const char *state_dir, int replace, char *why, size_t why_n)
 {
     char path[PATH_MAX];
+    enum oe_status status = path_of(state_dir, path, why, why_n);
     int dir;
-    enum oe_status status = oe_keyfile_load(state_dir, secret, why, why_n);
 
-    if (status != OE_SYSTEM || errno != ENOENT || path_of(state_dir, path, why, why_n) != OE_OK)
+    if (status != OE_OK)
         return status;
     if (oe_file_make_dir(state_dir) != OE_OK)
         return fail_errno(state_dir, "the state directory cannot be made", why, why_n);
     dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return fail_errno(state_dir, "the state directory cannot be used", why, why_n);
-    status = create(dir);
-    if (status != OE_OK)
+    status = create(dir, replace);
+    if (status == OE_INVALID)
+        (void)fail(status, path, "there is an identity already", why, why_n);
+    else if (status != OE_OK)
         (void)fail_errno(path, "the identity cannot be stored", why, why_n);
     oe_file_close(dir);
+    return status;
+}
+
+enum oe_status oe_keyfile_load_or_create(const char *state_dir, struct oe_secret *secret, char *why, size_t why_n)
+{
+    enum oe_status status = oe_keyfile_load(state_dir, secret, why, why_n);
+
+    if (status != OE_SYSTEM || errno != ENOENT)
+        return status;
+    status = store(state_dir, 0, why, why_n);
+    return status == OE_OK || status == OE_INVALID ? oe_keyfile_load(state_dir, secret, why, why_n) : status;
+}
+
+enum oe_status oe_keyfile_make(const char *state_dir, int replace, struct oe_secret *secret, char *why, size_t why_n)
+{
+    enum oe_status status = store(state_dir, replace, why, why_n);
+
+    oe_secret_wipe(secret);
     return status == OE_OK ? oe_keyfile_load(state_dir, secret, why, why_n) : status;
 }

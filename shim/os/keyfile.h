@@ -15,4 +15,8 @@ enum oe_status oe_keyfile_load(const char *state_dir, struct oe_secret *secret, 
  * is none. Of several processes that race exactly one wins and all load the winner's key. Nothing half-written is left on a full disk. */
 enum oe_status oe_keyfile_load_or_create(const char *state_dir, struct oe_secret *secret, char *why, size_t why_n);
 
+/* Makes a new identity in the same way. With replace it takes the place of the one that is there, which is gone then; without, OE_INVALID if there is
+ * anything of that name. */
+enum oe_status oe_keyfile_make(const char *state_dir, int replace, struct oe_secret *secret, char *why, size_t why_n);
+
 #endif

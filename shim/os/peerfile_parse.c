@@ -174,7 +174,8 @@ enum oe_peer_line_kind oe_peerfile_line(const struct oe_peer_line *line, struct 
     if (kind != OE_LINE_GOOD)
         return kind;
     if (n != 3 && n != 5 && n != 6) {
-        (void)snprintf(problem, OE_PEERFILE_WHY_BYTES, "%u fields; allowed: ENDPOINT KEY STATE [FIRST LAST [EPOCH]]", n);
+        (void)snprintf(problem, OE_PEERFILE_WHY_BYTES, "%u field%s; allowed: ENDPOINT KEY STATE [FIRST LAST [EPOCH]]", n,
+                       n == 1 ? "" : "s");
         return OE_LINE_BAD;
     }
     if (oe_peerfile_endpoint(f[0].text, peer->endpoint) != OE_OK)

@@ -14,6 +14,7 @@
 
 #include "../../shim/hook/io_private.h"
 #include "../../shim/hook/pool.h"
+#include "../../shim/os/peerfile.h"
 #include "../unit/drive.h"
 #include "../unit/run.h"
 
@@ -403,11 +404,100 @@ START_TEST(discard_without_memory)
 }
 END_TEST
 
+/* ---- known_peers ---------------------------------------------------------------------------------------------------------------------- */
+
+static char state_dir[] = "/tmp/oe-test-alloc.XXXXXX";
+
+static size_t known_peers(char *text, size_t n)
+{
+    char path[64];
+    size_t got = 0;
+    (void)snprintf(path, sizeof(path), "%s/known_peers", state_dir);
+    FILE *f = fopen(path, "r");
+    if (f != NULL) {
+        got = fread(text, 1, n, f);
+        fclose(f);
+    }
+    return got;
+}
+
+enum { READ, READ_ALLOWED, CONTACT_NEW, CONTACT_AGAIN, TRUST_NEW, TRUST_AGAIN, FORGET, PEER_CALLS };
+
+static enum oe_status peer_call(int which)
+{
+    static const uint8_t epoch[OE_EPOCH_BYTES] = {1};
+    struct oe_public key = {{(uint8_t)(which == TRUST_NEW ? 9 : 5)}};
+    struct oe_peers peers = {0};
+    char why[OE_PEERFILE_WHY_BYTES] = "";
+    enum oe_status st = OE_INVALID;
+    size_t removed = 0;
+    int added = 0;
+    counting = 1;
+    if (which == READ || which == READ_ALLOWED)
+        st = (which == READ ? oe_peerfile_read_known : oe_peerfile_read_allowed)(state_dir, &peers);
+    else if (which == CONTACT_NEW || which == CONTACT_AGAIN)
+        st = oe_peerfile_contact(state_dir, "a:1", &key, which == CONTACT_NEW ? NULL : epoch, 1000, 1000, why);
+    else if (which == TRUST_NEW || which == TRUST_AGAIN)
+        st = oe_peerfile_trust(state_dir, "a:1", &key, 1000, 1000, &added, why);
+    else
+        st = oe_peerfile_forget(state_dir, "a:1", NULL, 1000, &removed, why);
+    size_t n = peers.n;
+    oe_peers_free(&peers);
+    counting = 0;
+    if (st == OE_OK)
+        ck_assert_uint_eq(n, which == READ ? 2 : which == READ_ALLOWED ? 1 : 0);
+    else
+        ck_assert_uint_eq(n + removed + (unsigned)added, 0);
+    ck_assert_msg((st == OE_OK) == (why[0] == '\0') || which <= READ_ALLOWED, "call %d: %s", which, why);
+    return st;
+}
+
+/* Whatever fails, the file is the old one or the new one, nothing leaks, and the same call succeeds later. */
+START_TEST(peers_without_memory)
+{
+    static char before[4096], after[4096];
+    char path[64];
+    size_t before_n = 0, after_n = 0;
+    ck_assert_ptr_nonnull(mkdtemp(state_dir));
+    (void)snprintf(path, sizeof(path), "%s/allowed_peers", state_dir);
+    FILE *f = fopen(path, "w");
+    fputs("kitchen oe1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n", f);
+    fclose(f);
+    static const int order[] = {CONTACT_NEW, CONTACT_AGAIN, TRUST_NEW, TRUST_AGAIN, READ, READ_ALLOWED, FORGET};
+    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+        enum oe_status st = OE_NOMEM;
+        for (fail_at = 1, fail_on = 0; st != OE_OK; fail_at++) {
+            before_n = known_peers(before, sizeof(before));
+            calls = blocks_n = 0;
+            st = peer_call(order[i]);
+            ck_assert_msg(blocks_n == 0, "call %d, allocation %zu: %zu blocks leak", order[i], fail_at, blocks_n);
+            after_n = known_peers(after, sizeof(after));
+            if (st == OE_OK)
+                break;
+            ck_assert_int_eq(st, OE_NOMEM);
+            ck_assert(before_n == after_n && memcmp(before, after, after_n) == 0);
+            ck_assert_uint_lt(fail_at, 100);
+        }
+        ck_assert_uint_gt(fail_at, order[i] == CONTACT_NEW ? 2 : order[i] == READ_ALLOWED || order[i] == READ ? 3 : 8);
+        ck_assert_msg((before_n != after_n) == (order[i] != READ && order[i] != READ_ALLOWED), "call %d", order[i]);
+    }
+    fail_at = 0;
+    ck_assert_uint_eq(after_n, 0);
+    static const char *const names[] = {"known_peers", "known_peers.lock", "allowed_peers"};
+    for (size_t i = 0; i < 3; i++) {
+        (void)snprintf(path, sizeof(path), "%s/%s", state_dir, names[i]);
+        ck_assert_int_eq(unlink(path), 0);
+    }
+    ck_assert_int_eq(rmdir(state_dir), 0);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {
         one_allocation_fails,  all_allocations_fail_from_one_on, one_fails_with_a_timeout,
         freed_memory_is_wiped, buf_wipes_what_was_taken,         discard_without_memory,
+        peers_without_memory,
     };
     return sodium_init() < 0 ? 1 : RUN_TESTS("alloc", tests);
 }

@@ -2,6 +2,7 @@
 """Writes the seeds of the fuzzers into tests/fuzz/corpus: small inputs that come to every state, made by hand. No valid message 2 or 3 is
 among them: a fuzzer that plays the peer must not reach records."""
 
+import base64
 import os
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -86,7 +87,19 @@ def relays():
             yield bytes([v]) + b"".join(bytes(s) for s in steps)
 
 
-for name, seeds in (("frame", frames), ("initiator", initiators), ("responder", responders), ("relay", relays)):
+def peers():
+    key = [b"oe1:" + base64.b64encode(bytes([i] * 32)) for i in range(4)]
+    when = b"2026-11-22T13:41:05Z"
+    lines = [b"# brokers", b"", b"a:1 " + key[1] + b" tofu", b" B.example\t" + key[2] + b"  pinned - -", b"[0::1]:3 " + key[3] + b" tofu " + when + b" - -",
+             b"a:1 " + key[2] + b" pinned " + when + b" " + when + b" " + b"e1" * 16]
+    yield b"\n".join(lines)
+    yield b"\n".join(lines + lines) + b"\n"
+    yield b"a " + key[1] + b" tofu\na:1883 " + key[1] + b" pinned\nnonsense\na:1883 " + key[2] + b" tofu"
+    yield b"# clients\nkitchen " + key[1] + b"\n\tA.b-c_9@x  " + key[2] + b" \nkitchen " + key[3] + b"\nx " + key[1]
+    yield b"a:1 " + key[1] + b" tofu " + when + b" 2026-02-29T00:00:00Z\n\0\n" + b"a:0 " + key[1] + b" tofu\n" + b"h" * 255 + b":65535 " + key[0] + b" tofu"
+
+
+for name, seeds in (("frame", frames), ("initiator", initiators), ("responder", responders), ("relay", relays), ("peers", peers)):
     os.makedirs(os.path.join(HERE, "corpus", name), exist_ok=True)
     for i, seed in enumerate(seeds()):
         with open(os.path.join(HERE, "corpus", name, f"{i:02}"), "wb") as f:

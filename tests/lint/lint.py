@@ -14,8 +14,8 @@ ROOT = HERE.parents[1]
 LEVELS = [["status", "limits", "bytes"],
           ["secret", "buf", "varint", "topic", "policy"],
           ["frame", "packet", "conf", "noise", "envelope"],
-          ["link", "e2e"],
-          ["conn", "conn_private", "reason", "conn_records", "initiator", "responder"]]
+          ["link", "preface", "e2e"],
+          ["conn", "conn_private", "reason", "conn_records", "initiator", "initiator_preface", "responder", "responder_preface"]]
 LEVEL = {name: n for n, names in enumerate(LEVELS) for name in names}
 MAY_INCLUDE = {"core": {"core"}, "os": {"os", "core"}, "hook": {"hook", "os", "core"}, "tools": {"tools", "core", "os"}}
 

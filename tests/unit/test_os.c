@@ -169,6 +169,53 @@ START_TEST(identity_that_is_corrupt)
 }
 END_TEST
 
+START_TEST(identity_that_is_replaced)
+{
+    struct oe_secret old, new, loaded;
+    unsigned fds = count_fds();
+    struct stat st;
+
+    ck_assert_int_eq(oe_keyfile_make(in_dir("s"), 0, &old, why, sizeof(why)), OE_OK);
+    ck_assert_str_eq(why, "");
+    ck_assert_int_eq(oe_keyfile_make(in_dir("s"), 0, &new, why, sizeof(why)), OE_INVALID);
+    ck_assert_ptr_nonnull(strstr(why, "/s/identity: there is an identity already"));
+    ck_assert(sodium_is_zero(new.b, sizeof(new.b)));
+    ck_assert_int_eq(oe_keyfile_load(in_dir("s"), &loaded, why, sizeof(why)), OE_OK);
+    ck_assert_mem_eq(loaded.b, old.b, sizeof(old.b));
+    limit_file_size(63); /* a full disk: the old one stays */
+    enum oe_status status = oe_keyfile_make(in_dir("s"), 1, &new, why, sizeof(why));
+    limit_file_size(RLIM_INFINITY);
+    ck_assert_int_eq(status, OE_SYSTEM);
+    ck_assert_int_eq(oe_keyfile_load(in_dir("s"), &loaded, why, sizeof(why)), OE_OK);
+    ck_assert_mem_eq(loaded.b, old.b, sizeof(old.b));
+    ck_assert_int_eq(oe_keyfile_make(in_dir("s"), 1, &new, why, sizeof(why)), OE_OK);
+    ck_assert_mem_ne(new.b, old.b, sizeof(old.b));
+    ck_assert_int_eq(oe_keyfile_load(in_dir("s"), &loaded, why, sizeof(why)), OE_OK);
+    ck_assert_mem_eq(loaded.b, new.b, sizeof(new.b));
+    ck_assert_int_eq(stat(in_dir("s/identity"), &st), 0);
+    ck_assert_uint_eq(st.st_mode & 07777, 0600);
+    ck_assert_uint_eq(count_entries(in_dir("s")), 1);
+    write_file(in_dir("s/identity"), "corrupt", 7, 0644);
+    ck_assert_int_eq(oe_keyfile_make(in_dir("s"), 0, &new, why, sizeof(why)), OE_INVALID);
+    ck_assert_int_eq(oe_keyfile_make(in_dir("s"), 1, &new, why, sizeof(why)), OE_OK);
+    ck_assert_uint_eq(count_fds(), fds);
+}
+END_TEST
+
+/* Root that makes an identity for a broker's user. */
+START_TEST(identity_that_root_makes)
+{
+    struct oe_secret secret;
+
+    if (geteuid() != 0)
+        return;
+    ck_assert_int_eq(chown(dir, 65534, 65534), 0);
+    ck_assert_int_eq(oe_keyfile_make(dir, 0, &secret, why, sizeof(why)), OE_OK);
+    become_ordinary();
+    ck_assert_msg(oe_keyfile_load(dir, &secret, why, sizeof(why)) == OE_OK, "%s", why);
+}
+END_TEST
+
 START_TEST(fifty_race_for_the_identity)
 {
     enum { RACERS = 50 };
@@ -818,6 +865,8 @@ int main(void)
         identity_that_others_can_read,
         identity_of_a_stranger,
         identity_that_is_corrupt,
+        identity_that_is_replaced,
+        identity_that_root_makes,
         fifty_race_for_the_identity,
         identity_on_a_full_disk,
         identity_without_permission,

@@ -192,7 +192,7 @@ struct wrong {
 };
 
 static const struct wrong wrong_known[] = {
-    {"a:1", "1 fields; allowed: ENDPOINT KEY STATE [FIRST LAST [EPOCH]]"},
+    {"a:1", "1 field; allowed: ENDPOINT KEY STATE [FIRST LAST [EPOCH]]"},
     {"a:1 " KEY_3, "2 fields; allowed"},
     {"a:1 " KEY_3 " tofu -", "4 fields; allowed"},
     {"a:1 " KEY_3 " tofu - - - -", "7 fields; allowed"},
@@ -507,7 +507,7 @@ START_TEST(messages_of_long_paths)
     path[n] = '\0';
     ck_assert_int_eq(oe_peerfile_read_known(path, &peers), OE_OK);
     ck_assert_int_eq(strncmp(peers.why, "...dddd", 7), 0);
-    ck_assert_ptr_nonnull(strstr(peers.why, "d/known_peers:1: 1 fields; allowed: "));
+    ck_assert_ptr_nonnull(strstr(peers.why, "d/known_peers:1: 1 field; allowed: "));
     path[n] = '/';
     ck_assert_int_eq(unlink(path), 0);
     path[n] = '\0';

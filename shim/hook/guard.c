@@ -1,0 +1,94 @@
+#include "guard.h"
+
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "sys.h"
+
+#define PAGE_BYTES 65536U /* the largest of any architecture */
+#define BLOCKS_EACH 40U   /* blocks that are mapped at a time */
+
+/* Blocks that are free, linked by their first bytes. */
+static struct block {
+    struct block *next;
+} * blocks;
+static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static size_t rounded(size_t n)
+{
+    return (n + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+void *oe_guard_map(size_t n)
+{
+    size_t inside = rounded(n);
+    long p = OE_SYS6(SYS_mmap, 0, inside + 2 * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p < 0 && p > -4096)
+        return NULL;
+    if (OE_SYS3(SYS_mprotect, p + PAGE_BYTES, inside, PROT_READ | PROT_WRITE) != 0) {
+        OE_SYS3(SYS_munmap, p, inside + 2 * PAGE_BYTES, 0);
+        return NULL;
+    }
+    OE_SYS3(SYS_madvise, p + PAGE_BYTES, inside, MADV_DONTDUMP);
+    return (void *)(p + PAGE_BYTES);
+}
+
+void oe_guard_seal(void *p, size_t n)
+{
+    OE_SYS3(SYS_mlock, p, n, 0);
+    OE_SYS3(SYS_mprotect, p, rounded(n), PROT_READ);
+}
+
+/* Under blocks_lock. */
+static void grow(void)
+{
+    uint8_t *p = oe_guard_map((size_t)BLOCKS_EACH * OE_GUARD_BLOCK_BYTES);
+
+    for (unsigned i = 0; p != NULL && i < BLOCKS_EACH; i++) {
+        struct block *b = (struct block *)(void *)(p + (size_t)i * OE_GUARD_BLOCK_BYTES);
+        b->next = blocks;
+        blocks = b;
+    }
+}
+
+void *oe_guard_get(size_t n)
+{
+    struct block *b = NULL;
+
+    if (n > OE_GUARD_BLOCK_BYTES)
+        return NULL;
+    pthread_mutex_lock(&blocks_lock);
+    if (blocks == NULL)
+        grow();
+    if (blocks != NULL) {
+        b = blocks;
+        blocks = b->next;
+    }
+    pthread_mutex_unlock(&blocks_lock);
+    if (b != NULL)
+        memset(b, 0, n);
+    return b;
+}
+
+void oe_guard_put(void *p)
+{
+    struct block *b = p;
+
+    pthread_mutex_lock(&blocks_lock);
+    b->next = blocks;
+    blocks = b;
+    pthread_mutex_unlock(&blocks_lock);
+}
+
+void oe_guard_fork_prepare(void)
+{
+    pthread_mutex_lock(&blocks_lock);
+}
+
+void oe_guard_fork_done(void)
+{
+    pthread_mutex_unlock(&blocks_lock);
+}
