@@ -532,19 +532,21 @@ def test_drop_after_listen(place):
 def test_broker_drops(place, owner):
     """mosquitto changes to its user before it listens: neither may it write to root's state directory, nor does root's file exist."""
     os.chmod(place.dir, 0o755)
-    shutil.chown(place.dir / "state", owner)
     with harness.Broker(library=True, drop=True, state=place.dir / "state") as broker:
+        broker.stop()
+        shutil.rmtree(place.dir / "state")
+        (place.dir / "state").mkdir(mode=0o700)
         os.chown(place.dir / "state", pwd.getpwnam(owner).pw_uid, 0)
-        broker.restart()
+        broker.start()
         found, skipped = shown(place.dir / "state")
         assert pathlib.Path(f"/proc/{broker.proc.pid}/status").read_text().split("Uid:\t")[1].split("\t")[0] != "0"
         assert found[broker.proc.pid]["program"] == "mosquitto" and skipped == []
         s = socket.create_connection(("127.0.0.1", broker.port))
-        s.sendall(mqtt.connect(mqtt.V311, "idle") + mqtt.connect(mqtt.V311, "idle")[:0])
+        s.sendall(mqtt.connect(mqtt.V311, "idle"))
         assert s.recv(4) == mqtt.connack(mqtt.V311)
         (c,) = shown(place.dir / "state")[0][broker.proc.pid]["connections"]
         assert c["state"] == "undecided"
-        assert "] of mosquitto: 1 connection" in ctl(place.dir / "state").stdout.replace(" user ", " ")
+        assert f"mosquitto[{broker.proc.pid}] of user mosquitto: 1 connection, " in ctl(place.dir / "state").stdout
         s.close()
     assert shown(place.dir / "state") == ({}, [])
 
