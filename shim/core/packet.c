@@ -222,6 +222,22 @@ enum oe_status oe_connect_read(struct oe_span packet, struct oe_connect *out)
     return connect_payload(&b, out);
 }
 
+enum oe_status oe_connect_will(const uint8_t *p, size_t n, int *will)
+{
+    struct oe_header h;
+    enum oe_status st = oe_frame_header(p, n, &h);
+
+    if (st != OE_OK)
+        return st;
+    size_t at = h.header_n + 2U + p[h.header_n + 1] + 1U; /* behind the name and the level */
+    if (at >= h.total_n)
+        return OE_MALFORMED;
+    if (at >= n)
+        return OE_MORE;
+    *will = (p[at] & FLAG_WILL) != 0;
+    return OE_OK;
+}
+
 int oe_connect_has_will(const struct oe_connect *connect)
 {
     return (connect->flags & FLAG_WILL) != 0;

@@ -48,6 +48,9 @@ enum oe_status oe_property_find(struct oe_span list, uint32_t id, struct oe_prop
  * looked at. */
 enum oe_status oe_connect_prefix(const uint8_t *p, size_t n, enum oe_mqtt *version);
 
+/* The same bytes, known to be those of a CONNECT, and one more: whether it has a Will. OE_MORE. */
+enum oe_status oe_connect_will(const uint8_t *p, size_t n, int *will);
+
 struct oe_connect {
     enum oe_mqtt version;
     uint8_t flags; /* [MQTT-3.1.2.3] */

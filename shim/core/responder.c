@@ -153,27 +153,17 @@ static enum oe_status decide_message3(struct oe_conn *c, struct oe_flow *flow, e
 /* A plain CONNECT where MQTT must not pass in plain: the probe may still come, but nothing may be published before. */
 static enum oe_status decide_required(struct oe_conn *c, struct oe_span kept, enum oe_verdict *verdict)
 {
-    struct oe_handshake *hs = c->hs;
-    struct oe_connect connect;
-    struct oe_header h;
-
+    int will;
     enum oe_status st = oe_connect_prefix(kept.p, kept.n, &c->version);
+
+    if (st == OE_OK)
+        st = oe_connect_will(kept.p, kept.n, &will);
     if (st == OE_MORE)
         return OE_OK;
-    if (st != OE_OK) {
-        oe_conn_go_refused(c, OE_REASON_MALFORMED);
-        return OE_OK;
-    }
-    if (oe_frame_header(kept.p, kept.n, &h) == OE_OK && h.total_n <= OE_PREFACE_KEPT_BYTES_MAX && kept.n < h.total_n) {
-        hs->want = h.total_n;
-        return OE_OK;
-    }
     *verdict = OE_VERDICT_PASS;
-    if (kept.n < h.total_n)
-        oe_conn_go_refused(c, OE_REASON_CONNECT_LARGE);
-    else if (oe_connect_read(kept, &connect) != OE_OK)
+    if (st != OE_OK)
         oe_conn_go_refused(c, OE_REASON_MALFORMED);
-    else if (oe_connect_has_will(&connect))
+    else if (will)
         oe_conn_go_refused(c, OE_REASON_WILL_IN_PLAIN);
     else
         c->phase = OE_PHASE_R_FIRST;

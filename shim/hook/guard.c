@@ -3,12 +3,12 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 #include "sys.h"
 
-#define PAGE_BYTES 65536U /* the largest of any architecture */
-#define BLOCKS_EACH 40U   /* blocks that are mapped at a time */
+#define BLOCKS_EACH 40U /* blocks that are mapped at a time */
 
 /* Blocks that are free, linked by their first bytes. */
 static struct block {
@@ -16,29 +16,34 @@ static struct block {
 } * blocks;
 static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
 
+static size_t page_bytes(void)
+{
+    return getauxval(AT_PAGESZ);
+}
+
 static size_t rounded(size_t n)
 {
-    return (n + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    return (n + page_bytes() - 1) / page_bytes() * page_bytes();
 }
 
 void *oe_guard_map(size_t n)
 {
-    size_t inside = rounded(n);
-    long p = OE_SYS6(SYS_mmap, 0, inside + 2 * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t inside = rounded(n), guard = page_bytes();
+    long p = OE_SYS6(SYS_mmap, 0, inside + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (p < 0 && p > -4096)
         return NULL;
-    if (OE_SYS3(SYS_mprotect, p + PAGE_BYTES, inside, PROT_READ | PROT_WRITE) != 0) {
-        OE_SYS3(SYS_munmap, p, inside + 2 * PAGE_BYTES, 0);
+    if (OE_SYS3(SYS_mprotect, p + (long)guard, inside, PROT_READ | PROT_WRITE) != 0) {
+        OE_SYS3(SYS_munmap, p, inside + 2 * guard, 0);
         return NULL;
     }
-    OE_SYS3(SYS_madvise, p + PAGE_BYTES, inside, MADV_DONTDUMP);
-    return (void *)(p + PAGE_BYTES);
+    OE_SYS3(SYS_madvise, p + (long)guard, inside, MADV_DONTDUMP);
+    return (void *)(p + (long)guard);
 }
 
 void oe_guard_seal(void *p, size_t n)
 {
-    OE_SYS3(SYS_mlock, p, n, 0);
+    OE_SYS3(SYS_mlock, p, rounded(n), 0);
     OE_SYS3(SYS_mprotect, p, rounded(n), PROT_READ);
 }
 
