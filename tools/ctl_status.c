@@ -77,18 +77,19 @@ static const char *age_text(int64_t s, char out[24])
 static void print_conn(const struct oe_stats_seen *seen, int64_t now_s)
 {
     const struct oe_stats_conn *c = &seen->conn;
-    char ip[INET6_ADDRSTRLEN], peer[OE_FINGERPRINT_CHARS + 1], endpoint[sizeof(c->host) + 16], age[24], in[24], out[24];
+    char ip[INET6_ADDRSTRLEN], peer[OE_FINGERPRINT_CHARS + 1] = "-", endpoint[sizeof(c->host) + 16], age[24], in[24], out[24];
     const char *host = c->host[0] != '\0' ? c->host : ip;
 
     address_of(c, ip);
     (void)snprintf(endpoint, sizeof(endpoint), strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host, (unsigned)c->port);
     (void)printf("  %-7s %-21s %-15s %-5s %6s  ", role_name(c->role), endpoint, c->state, c->protocol,
                  age_text(age_of(c->since_s, now_s), age));
-    if (!c->has_peer) {
-        (void)printf("%s\n", c->reason);
+    if (c->has_peer)
+        peer_of(c, peer);
+    if (!c->encrypted) {
+        (void)printf("%s%s%s\n", c->has_peer ? peer : "", c->has_peer ? "  " : "", c->reason);
         return;
     }
-    peer_of(c, peer);
     (void)printf("%s  in %" PRIu64 " records %s, out %" PRIu64 " records %s\n", peer, seen->records[OE_FROM_PEER],
                  bytes_text(seen->plain_bytes[OE_FROM_PEER], in), seen->records[OE_FROM_APP],
                  bytes_text(seen->plain_bytes[OE_FROM_APP], out));
@@ -144,7 +145,7 @@ static json_t *json_text(const char *text)
 
 static json_t *json_moved(const struct oe_stats_seen *seen, enum oe_dir dir)
 {
-    if (!seen->conn.has_peer)
+    if (!seen->conn.encrypted)
         return json_null();
     return json_pack("{s:I, s:I}", "records", (json_int_t)seen->records[dir], "bytes", (json_int_t)seen->plain_bytes[dir]);
 }

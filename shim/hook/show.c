@@ -181,7 +181,8 @@ static void describe(const struct oe_sock *s, struct oe_stats_conn *conn)
     *conn = (struct oe_stats_conn){.live = 1, .role = (uint8_t)c->role, .v6 = s->address.v6, .port = s->address.port};
     memcpy(conn->ip, s->address.ip, sizeof(conn->ip));
     conn->since_s = oe_clock_wall_s();
-    conn->has_peer = c->phase == OE_PHASE_RECORDS;
+    conn->encrypted = c->phase == OE_PHASE_RECORDS;
+    conn->has_peer = c->peer_seen != 0;
     if (conn->has_peer)
         memcpy(conn->peer, c->peer.b, sizeof(conn->peer));
     (void)snprintf(conn->state, sizeof(conn->state), "%s", oe_security_name(c->security));

@@ -60,10 +60,11 @@ struct oe_stats_conn {
     uint8_t live; /* 0: the slot is free */
     uint8_t role; /* enum oe_role */
     uint8_t v6;
-    uint8_t has_peer;
     uint16_t port;
-    uint8_t ip[16];  /* IPv4 as the mapped address */
-    int64_t since_s; /* when the state was decided: of an encrypted connection the end of its handshake */
+    uint8_t has_peer;
+    uint8_t encrypted; /* records and bytes are counted */
+    uint8_t ip[16];    /* IPv4 as the mapped address */
+    int64_t since_s;   /* when the state was decided: of an encrypted connection the end of its handshake */
     uint8_t peer[OE_KEY_BYTES];
     char state[24];
     char protocol[8];

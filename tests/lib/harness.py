@@ -77,7 +77,16 @@ def scratch_dir():
     return path
 
 
+def forget_status(folder):
+    """Processes that were killed leave what they showed in memory, in a directory for each state directory."""
+    for state in pathlib.Path(folder).glob("*/"):
+        st = state.stat()
+        for shown in pathlib.Path("/dev/shm").glob(f"oe-mqtt.{st.st_dev:x}.{st.st_ino:x}.*"):
+            shutil.rmtree(shown, ignore_errors=True)
+
+
 def remove_dir(path):
+    forget_status(path)
     shutil.rmtree(path, ignore_errors=True)
     if not os.path.exists(path):
         _scratch.discard(path)

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "preload"
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
+import harness  # noqa: E402
 
 LIBRARY = pathlib.Path(os.environ.get("OE_MQTT_LIBRARY") or ROOT / "build" / "liboe-mqtt.so").absolute()
 FIRST = os.environ.get("LD_PRELOAD_FIRST", "")  # a sanitizer's runtime
@@ -78,10 +79,7 @@ class Place:
             for f in (p.stdin, p.stdout, p.stderr):
                 if f is not None:
                     f.close()
-        for state in self.dir.glob("state*"):  # of processes that were killed
-            st = state.stat()
-            for status in pathlib.Path("/dev/shm").glob(f"oe-mqtt.{st.st_dev:x}.{st.st_ino:x}.*"):
-                shutil.rmtree(status, ignore_errors=True)
+        harness.forget_status(self.dir)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self):

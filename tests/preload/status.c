@@ -216,6 +216,16 @@ static void do_refused(void)
     MUST(write(last, connect_packet, sizeof(connect_packet)) == -1 && errno == EACCES);
 }
 
+/* Whatever comes of it. */
+static void do_try(void)
+{
+    char c;
+    last = tcp_connect(port);
+    if (write(last, connect_packet, sizeof(connect_packet)) == sizeof(connect_packet))
+        while (read(last, &c, 1) == 1)
+            ;
+}
+
 static void do_umask(void)
 {
     umask(0);
@@ -240,7 +250,7 @@ static const struct {
     {"listen", do_listen},     {"accept", do_accept},       {"drop", do_drop},     {"limit", do_limit},
     {"fds", do_fds},           {"close", do_close},         {"dup", do_dup},       {"close_dup", do_close_dup},
     {"dup2", do_dup2},         {"threads", do_threads},     {"umask", do_umask},   {"no_umask", do_no_umask},
-    {"die", do_die}, {"client", do_client},           {"refused", do_refused},
+    {"die", do_die}, {"client", do_client},           {"refused", do_refused}, {"try", do_try},
 };
 
 int main(int argc, char **argv)
