@@ -1,4 +1,4 @@
-"""noise.py against public vectors, link.txt against its generator, and link.txt read back as a C test would read it."""
+"""noise.py against public vectors, link.txt and preface.txt against their generators, and both read back as a C test would read them."""
 
 import hashlib
 import os
@@ -15,9 +15,12 @@ import convert
 import generate
 import mqtt
 import noise
+import oepreface
 import oewire
+import preface
 
 LINK = os.path.join(HERE, "link.txt")
+PREFACE = os.path.join(HERE, "preface.txt")
 PUBLIC = list(convert.vectors(convert.DEFAULT))
 
 
@@ -76,6 +79,8 @@ def test_rekey_is_noise_11_3():
 def test_generator_reproduces_the_file():
     with open(LINK, encoding="ascii") as f:
         assert f.read() == generate.generate(), "run tests/vectors/generate.py"
+    with open(PREFACE, encoding="ascii") as f:
+        assert f.read() == preface.generate(), "run tests/vectors/preface.py"
 
 
 def blocks(path):
@@ -146,3 +151,109 @@ def refuse(version, what, packet):
         r.peer_data(i.take_wire())
         (i if what == "message2" else r).peer_data(packet)
         assert "RECORDS" not in (i.state, r.state) and i.state != "I_UNSUBACK"
+
+
+# ---- preface.txt -------------------------------------------------------------------------------------------------------------------------
+
+def raw(b, key):
+    return bytes.fromhex(b[key]) if b[key] != "-" else b""
+
+
+def whole_connect(b):
+    head, n = raw(b, "connect"), int(b["connect_n"])
+    return head + bytes((i + 7 * (i // 256)) % 256 for i in range(len(head), n))
+
+
+def ends(b, freshness):
+    """Initiator and responder of a block; freshness: {responder_epoch: Freshness}, as a process of a responder keeps it."""
+    now = raw(b, "responder_epoch")
+    keys = [k for k in (raw(b, "initiator_believes"),) if k]
+    if b["kind"] == "retry":
+        keys.append(raw(b, "responder_public"))
+    i = oepreface.Initiator(raw(b, "initiator_secret"), raw(b, "initiator_ephemeral"), raw(b, "initiator_ephemeral_xx") if keys[1:] else None,
+                            keys, raw(b, "initiator_epoch"))
+    r = oepreface.Responder(raw(b, "responder_secret"), raw(b, "responder_ephemeral"),
+                            freshness=freshness.setdefault(now, oepreface.Freshness(now)))
+    return i, r
+
+
+def check_preface(b, freshness):
+    """Every packet made by one end from the file's secrets and read by the other from the file."""
+    i, r = ends(b, freshness)
+    connect = whole_connect(b)
+    i.app_write(connect)
+    assert i.take_wire() == raw(b, "preface")
+    r.peer_data(raw(b, "preface"))
+    if b["kind"] == "retry":
+        assert r.take_wire() == raw(b, "retry")
+        i.peer_data(raw(b, "retry"))
+        assert i.take_wire() == raw(b, "message1")
+        r.peer_data(raw(b, "message1"))
+    assert r.take_wire() == raw(b, "message2")
+    i.peer_data(raw(b, "message2"))
+    up = i.take_wire()
+    if "message3" in b:
+        assert up.startswith(raw(b, "message3"))
+    r.peer_data(up)
+    assert (i.state, r.state, r.early) == ("RECORDS", "RECORDS", int(b["early"])) and r.version == int(b["version"])
+    assert r.take_app() == connect
+    assert r.handshake.handshake_hash == raw(b, "handshake_hash") and (r.handshake.rs, i.handshake.rs) == (
+        raw(b, "initiator_public"), raw(b, "responder_public"))
+    assert (r.opener.cipher.k, r.sealer.cipher.k) == (raw(b, "key_initiator"), raw(b, "key_responder"))
+    assert i.epoch == raw(b, "responder_epoch")
+    if "up_records" in b:
+        assert hashlib.sha256(up).hexdigest() == b["up_records_sha256"] and len(up) == int(b["up_records_n"])
+    elif not r.early:
+        assert up.endswith(raw(b, "up_record_0")) and raw(b, "up_plain_0") == connect
+    for way, sender, receiver in (("up", i, r), ("down", r, i)):
+        for n in "01":
+            if f"{way}_plain_{n}" in b and (way == "down" or n == "1" or r.early):
+                sender.app_write(raw(b, f"{way}_plain_{n}"))
+                assert sender.take_wire() == raw(b, f"{way}_record_{n}")
+                receiver.peer_data(raw(b, f"{way}_record_{n}"))
+                assert receiver.take_app() == raw(b, f"{way}_plain_{n}")
+
+
+def check_refused(b, before, freshness):
+    i, r = ends(before, freshness)
+    packet = raw(b, "packet")
+    if b["what"] == "preface":
+        r.peer_data(packet)
+        assert r.state not in ("RECORDS", "R_RETRY", "R_PREFACE"), b["why"]
+        assert r.take_app() in (b"", packet)
+        return
+    i.app_write(whole_connect(before))
+    r.peer_data(i.take_wire())
+    if before["kind"] == "retry" and b["what"] != "retry":
+        i.peer_data(r.take_wire())
+        r.peer_data(i.take_wire())
+    if b["what"] == "message3":
+        i.peer_data(r.take_wire())
+        r.peer_data(packet)
+        assert r.state == "BROKEN" and r.take_wire() + r.take_app() == b"", b["why"]
+    else:
+        i.peer_data(packet)
+        state, out = i.state, i.take_wire()
+        i.peer_eof()
+        assert state in ("REFUSED", "I_PREFACE_IK", "I_PREFACE_XX") and i.state == "REFUSED" and out == b"", b["why"]
+        assert i.take_app() == oepreface.refused_by_initiator(i.version)
+
+
+def test_preface_txt_read_back():
+    counts, freshness, before = {}, {}, None
+    for b in blocks(PREFACE):
+        name = b["block"] + ("-" + b["kind"] if "kind" in b else "")
+        counts[name] = counts.get(name, 0) + 1
+        if b["block"] == "preface":
+            check_preface(b, freshness)
+            before = b
+        elif b["block"] == "refused":
+            check_refused(b, before, {})
+        elif b["block"] == "refusal":
+            assert raw(b, "packet") == mqtt.connack(5, 0x87, props=b"\x15\0\x07OE-MQTT")
+        else:
+            five = b["version"] == "5"
+            assert raw(b, "initiator") == mqtt.connack(int(b["version"]), 0x88 if five else 3)
+            assert raw(b, "responder") == mqtt.connack(int(b["version"]), 0x87 if five else 5)
+    assert all(counts["preface-" + k] == 3 for k in ("xx", "ik", "ik-epoch", "ik-seen", "ik-large", "retry"))
+    assert counts["refused"] > 100 and counts["refusal"] == 1 and counts["refuse"] == 3
