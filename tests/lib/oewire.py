@@ -167,11 +167,10 @@ class Opener(_Direction):
                     out += self.cipher.decrypt_with_ad(b"", raw[header[1] + len(record_head(self.version)):])
                 except noise.NoiseError as error:
                     raise Broken(str(error)) from error
-        except mqtt.Malformed as error:
-            raise Broken("length of a record") from error
-        except Broken as broken:
+        except (Broken, mqtt.Malformed) as error:
+            broken = error if isinstance(error, Broken) else Broken("length of a record")
             broken.plaintext = bytes(out)  # of the records before it
-            raise
+            raise broken from error
         return bytes(out)
 
 
