@@ -5,6 +5,7 @@ choice, a comment begins with "Choice:".
 """
 
 import os
+import time
 
 import mqtt
 import noise
@@ -18,6 +19,7 @@ NO_EPOCH = bytes(EPOCH)
 EARLY_MAX = 16384           # CONNECT in message 1 of IK
 CONNECT_MAX = 1 << 20
 EPHEMERALS_MAX = 16384
+EPOCH_SECONDS = 3600
 XX1, XX2, XX3, IK1, IK2 = 32, 112, 65, 113, 65
 REFUSAL = bytes.fromhex("200D00870A1500074F452D4D515454")
 
@@ -127,6 +129,11 @@ def has_will(connect):
     return bool(mqtt.parse_connect(connect)["flags"] & 4)
 
 
+def may_be_early(connect, level):
+    """8.3: what message 1 of IK may carry."""
+    return len(connect) <= EARLY_MAX and connect_level(connect) == level and connect_whole(connect) == len(connect) and not has_will(connect)
+
+
 # ---- 8.2 to refuse ---------------------------------------------------------------------------------------------------------------------
 
 def refused_by_initiator(version):
@@ -185,15 +192,15 @@ class Initiator(Refusing, oewire.Initiator):
         super().__init__(static, None, rekey)
         self.ephemerals = {IK: ephemeral, XX: ephemeral_xx if keys else ephemeral}  # Choice: a new one for XX behind retry
         self.keys, self.epoch = list(keys), epoch
-        self.early, self.connect = None, b""
+        self.early, self.connect, self.inside, self.peer_spoke = None, b"", b"", False
 
     def _start(self, kind):
         """message 1"""
         self.handshake = noise.HandshakeState("IK" if kind == IK else "XX", True, PROLOGUE, s=self.handshake.s, e=self.ephemerals[kind],
                                               rs=self.keys[0] if kind == IK else None)
         self.state = "I_PREFACE_IK" if kind == IK else "I_PREFACE_XX"
-        inside = self.connect if len(self.connect) <= EARLY_MAX else b""
-        return self.handshake.write_message(bytes([self.version]) + self.epoch + inside if kind == IK else b"")
+        self.inside = self.connect if kind == IK and self.epoch != NO_EPOCH and may_be_early(self.connect, self.version) else b""
+        return self.handshake.write_message(bytes([self.version]) + self.epoch + self.inside if kind == IK else b"")
 
     def _app_connect(self, data):
         self.connect_seen += data
@@ -201,6 +208,8 @@ class Initiator(Refusing, oewire.Initiator):
         if self.connect_seen[0] != 0x10:
             self.to_wire += self.connect_seen
             self._plain("not MQTT")
+        elif self.peer_spoke:
+            self._refuse("the peer spoke first")
         elif version == 0:
             self._refuse("malformed CONNECT")
         elif version:
@@ -233,7 +242,11 @@ class Initiator(Refusing, oewire.Initiator):
 
     def _step(self):
         if self.state == "I_CONNECT":
-            self.to_app += self._pop(len(self.inbox))  # 8.4, first rows
+            if self.connect_seen:
+                self._refuse("the peer spoke before the CONNECT was whole")
+            else:
+                self.to_app += self._pop(len(self.inbox))
+                self.peer_spoke = True
             return False
         if not self.state.startswith("I_PREFACE"):
             return super()._step()
@@ -264,8 +277,7 @@ class Initiator(Refusing, oewire.Initiator):
 
     def _ik2(self, payload):
         self.early = payload[0]
-        # Choice: early is 0 or 1, and 1 only if there was a CONNECT to hand on
-        if self.early > 1 or (self.early and len(self.connect) > EARLY_MAX):
+        if self.early > 1 or (self.early and not self.inside):  # Choice: 2 to 255 are no message 2 either
             return False
         self.epoch = payload[1:]
         self._go(b"" if self.early else self.connect)
@@ -279,6 +291,13 @@ class Initiator(Refusing, oewire.Initiator):
         self.to_wire += auth(XX, self.handshake.write_message(bytes([self.version])))
         self._go(self.connect)
         return True
+
+    def _records_in(self, data):
+        """8.1: a CONNACK in place of the first record breaks the connection, and tells who did it."""
+        first = self.opener.buffer + data if self.opener.cipher.n == 0 else b""
+        super()._records_in(data)
+        if self.state == "BROKEN" and first[:1] == b"\x20":
+            self.reason = "refused by the peer's OE-MQTT" if first.startswith(REFUSAL) else "refused by the peer"
 
     def _go(self, first):
         self._records()
@@ -303,16 +322,25 @@ class Initiator(Refusing, oewire.Initiator):
 class Freshness:
     """One process of a responder: its epoch, and the ephemeral keys seen in it."""
 
-    def __init__(self, epoch=None, limit=EPHEMERALS_MAX):
-        self.epoch, self.seen, self.limit = epoch or os.urandom(EPOCH), set(), limit
+    def __init__(self, epoch=None, limit=EPHEMERALS_MAX, clock=time.monotonic):
+        self.limit, self.clock = limit, clock
+        self._draw(epoch)
+
+    def _draw(self, epoch=None):
+        self.epoch, self.seen, self.since = epoch or os.urandom(EPOCH), set(), self.clock()
+
+    def look(self):
+        """Choice: an hour is found to be over when the next handshake comes."""
+        if self.clock() - self.since >= EPOCH_SECONDS:
+            self._draw()
 
     def is_fresh(self, epoch, ephemeral):
-        """Choice: only what could be handed on takes a place: a current epoch, and a CONNECT."""
+        self.look()
         if epoch != self.epoch or ephemeral in self.seen:
             return False
         self.seen.add(ephemeral)
         if len(self.seen) >= self.limit:
-            self.epoch, self.seen = os.urandom(EPOCH), set()
+            self._draw()  # Choice: this one is fresh, and message 2 has the new epoch
         return True
 
 
@@ -451,8 +479,7 @@ class Responder(Refusing, oewire.Responder):
         if not self.allowed(self.handshake.rs):
             self._refuse("client not allowed")
             return
-        # Choice: what is to be handed on is one whole CONNECT of that level
-        if level not in mqtt.VERSIONS or (connect and (connect_level(connect) != level or connect_whole(connect) != len(connect))):
+        if level not in mqtt.VERSIONS or (connect and not may_be_early(connect, level)):
             self._refuse("payload of message 1")
             return
         fresh = bool(connect) and self.freshness.is_fresh(epoch, self.handshake.re)
@@ -464,6 +491,7 @@ class Responder(Refusing, oewire.Responder):
 
     def _xx1(self, message):
         self.handshake = noise.HandshakeState("XX", False, PROLOGUE, s=self.handshake.s, e=self.handshake.e)
+        self.freshness.look()
         try:
             self.handshake.read_message(message)
             message2 = self.handshake.write_message(self.freshness.epoch)
@@ -494,7 +522,8 @@ class Responder(Refusing, oewire.Responder):
 
     # -- events
     def _handshake_eof(self):
-        if self.state in ("R_RETRY", "R_PREFACE"):
-            self._broken("end of stream in the preface")
+        if self.by_preface:
+            self.inbox = b""  # Choice: of a packet with the method nothing is the application's, whole or not
+            oewire.Responder._plain(self, "end of stream in the preface")
         else:
             super()._handshake_eof()

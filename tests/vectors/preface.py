@@ -13,6 +13,7 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 
+import attacker  # noqa: E402
 import generate as link  # noqa: E402
 import mqtt  # noqa: E402
 import noise  # noqa: E402
@@ -29,7 +30,9 @@ HEAD = """\
 #   kind: what happens:
 #     xx          the initiator knows no key
 #     ik          it knows the key and the epoch: the CONNECT of message 1 is handed on, early is 1
-#     ik-epoch    it knows the key and another epoch (zeros): not handed on, early is 0, the CONNECT is the first record
+#     ik-none     it knows the key and no epoch: message 1 has no CONNECT, early is 0, the CONNECT is the first record
+#     ik-epoch    it knows the key and another epoch: the CONNECT is in message 1, not handed on, and comes again as the first record
+#     ik-will     as ik, with a Will: message 1 has no CONNECT
 #     ik-seen     the preface of the ik block of the same version comes again, in a new connection to the same process: early is 0
 #     ik-large    the CONNECT has more than 16,384 bytes: message 1 has none
 #     retry       it knows another key (initiator_believes): retry, then XX
@@ -47,9 +50,13 @@ HEAD = """\
 #   responder that refuses sends to a client that came without preface).
 # block refused: a packet that differs from the one encoding, or does not verify.
 #   what preface: the first packet of a connection; it is never answered with message 2 or retry, and nothing of it is handed on out of a
-#   Noise payload. what message2-ik, message2-xx, message3, retry: in place of that packet of the block before, it never leads to records.
+#   Noise payload. what payload: a preface that verifies for the responder of the ik block before; it is answered with a refusal and nothing else, and the
+#   application sees nothing. what message2-ik, message2-xx, message3, retry: in place of that packet of the block before, it never leads to records.
 #   what, why (a word), packet
 """
+
+
+KINDS = ("xx", "ik", "ik-none", "ik-epoch", "ik-seen", "ik-will", "ik-large", "retry")
 
 
 def key(label):
@@ -65,6 +72,8 @@ def connect(version, kind):
         password = 17000
         raw = mqtt.connect(version, "big", user="u", password=bytes(password))
         return raw[:32] + bytes((i + 7 * (i // 256)) % 256 for i in range(32, len(raw)))
+    if kind == "ik-will":
+        return attacker.connect_with_will(version, "preface-vector", "will/topic", "payload", user="user", password="password")
     return mqtt.connect(version, "preface-vector", user="user", password="password")
 
 
@@ -76,7 +85,8 @@ def pair(kind, version):
         s["responder_ephemeral"] = key(f"responder_ephemeral {kind} {version}")
     now = epoch("responder_epoch " + label)
     believes = {"xx": b"", "retry": noise.public_key(s["other_secret"])}.get(kind, noise.public_key(s["responder_secret"]))
-    known = {"xx": oepreface.NO_EPOCH, "ik-epoch": oepreface.NO_EPOCH, "retry": epoch("another " + label)}.get(kind, now)
+    known = {"xx": oepreface.NO_EPOCH, "ik-none": oepreface.NO_EPOCH, "ik-epoch": epoch("another " + label),
+             "retry": epoch("another " + label)}.get(kind, now)
     freshness = oepreface.Freshness(now)
     if kind == "ik-seen":
         freshness.seen.add(noise.public_key(s["initiator_ephemeral"]))
@@ -172,6 +182,19 @@ def refused_prefaces(lines):
         yield "low-order", preface(kind, bytes(32))
 
 
+def refused_payloads(lines, version):
+    """Message 1 of IK that verifies, with something else than one whole CONNECT behind the epoch (8.3): answered with a refusal."""
+    now, good = lines["responder_epoch"], connect(version, "ik")
+    other = mqtt.V311 if version == mqtt.V5 else mqtt.V5
+    for why, level, inside in (("level-0", 0, good), ("level-other", other, good), ("level-bridge", version | 128, good),
+                               ("short-connect", version, good[:-1]), ("two-connects", version, good + good),
+                               ("publish-behind", version, good + mqtt.publish(version, "a/b", b"x")), ("will", version, connect(version, "ik-will")),
+                               ("no-connect", version, mqtt.publish(version, "a/b", b"x")), ("one-byte", version, b"\x10")):
+        state = noise.HandshakeState("IK", True, oepreface.PROLOGUE, s=lines["initiator_secret"], e=key("payload " + why),
+                                     rs=lines["responder_public"])
+        yield why, preface(IK, state.write_message(bytes([level]) + now + inside))
+
+
 def refused_auths(packet):
     kind, message = oepreface.parse_auth(packet)
     data = bytes([kind]) + message
@@ -197,12 +220,14 @@ def refused_auths(packet):
 
 
 def blocks():
-    for kind in ("xx", "ik", "ik-epoch", "ik-seen", "ik-large", "retry"):
+    for kind in KINDS:
         for version in mqtt.VERSIONS:
             lines = connection(kind, version)
             yield "preface", lines
             if version == mqtt.V311 and kind in ("xx", "ik"):
                 yield from ({"what": "preface", "why": why, "packet": p} for why, p in refused_prefaces(lines))
+            if kind == "ik":
+                yield from ({"what": "payload", "why": why, "packet": p} for why, p in refused_payloads(lines, version))
             if version == mqtt.V5 and kind in ("xx", "ik", "retry"):
                 name = "message2-ik" if kind == "ik" else "message2-xx"
                 for what in (name, "message3", "retry"):
