@@ -126,7 +126,7 @@ static enum oe_status read_ik(struct oe_conn *c, struct oe_span message1, uint64
 
 enum oe_status oe_responder_preface(struct oe_conn *c, enum oe_preface_id id, struct oe_span message, uint64_t now_ms, struct oe_flow *flow)
 {
-    if (id == OE_PREFACE_IK)
+    if (id == OE_PREFACE_IK && message.n >= OE_PREFACE_MESSAGE1_BYTES)
         return read_ik(c, message, now_ms, flow);
     if (id == OE_PREFACE_XX)
         return answer_xx(c, message, now_ms, flow);
