@@ -438,6 +438,10 @@ static void vector_refused(const struct vec_block *b, int bytewise)
         feed(&R, &packet);
         int answered = oe_buf_n(&R.wire) != 0 && oe_buf_span(&R.wire).p[0] == 0xF0;
         bad = !answered && !drive_contains(&R.app, "preface-vector", 14) && R.conn.phase != OE_PHASE_RECORDS;
+    } else if (strcmp(what, "payload") == 0) {
+        feed(&R, &packet);
+        ck_phase(&R, OE_PHASE_REFUSED);
+        bad = oe_buf_n(&R.app) == 0 && oe_buf_n(&R.wire) == 15 && oe_preface_read_refusal(oe_buf_span(&R.wire).p, 15) == OE_OK;
     } else {
         ck_assert_int_eq(drive_app(&I, oe_buf_span(&V.connect).p, oe_buf_n(&V.connect)), OE_OK);
         carry(&I, &R, &V.preface);
@@ -502,7 +506,7 @@ START_TEST(own_vectors)
     vec_free(&b);
     oe_buf_free(&V.connect);
     (void)fclose(f);
-    ck_assert_msg(prefaces == 18 && refused > 100 && others == 4, "%u prefaces, %u refused, %u others", prefaces, refused, others);
+    ck_assert_msg(prefaces == 24 && refused > 150 && others == 4, "%u prefaces, %u refused, %u others", prefaces, refused, others);
 }
 END_TEST
 
