@@ -104,7 +104,7 @@ void oe_conn_go_plain(struct oe_conn *c, enum oe_reason reason)
     if (c->security == OE_SEC_UNDECIDED) {
         c->security = OE_SEC_PLAIN;
         c->reason = reason;
-        c->downgraded = c->hs != NULL && c->hs->known_n != 0;
+        c->downgraded = c->hs != NULL && c->hs->known_n != 0 && reason != OE_REASON_NOT_MQTT && reason != OE_REASON_TLS;
     }
 }
 
@@ -116,6 +116,7 @@ void oe_conn_go_records(struct oe_conn *c, enum oe_security security, enum oe_re
     c->phase = OE_PHASE_RECORDS;
     c->security = security;
     c->reason = reason;
+    c->downgraded = reason == OE_REASON_KEY_CHANGED;
 }
 
 enum oe_status oe_conn_go_broken(struct oe_conn *c, enum oe_reason reason, enum oe_status st)

@@ -140,7 +140,6 @@ static enum oe_status finish(struct oe_conn *c, enum oe_security security, enum 
     struct oe_sink wire = oe_conn_sink(flow->answer);
 
     c->wire = OE_MQTT_5;
-    c->downgraded = reason == OE_REASON_KEY_CHANGED;
     oe_conn_go_records(c, security, reason);
     enum oe_status st = early ? OE_OK : oe_conn_seal(c, oe_buf_span(&c->hs->connect), &wire);
     oe_buf_free(&c->hs->connect);
