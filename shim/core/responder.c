@@ -106,11 +106,9 @@ static enum oe_status finish(struct oe_conn *c, struct oe_span message3, struct 
     if (message3.n != OE_MESSAGE3_BYTES || oe_noise_read(&hs->noise, message3, none, 0, &none_n) != OE_OK)
         return oe_conn_go_broken(c, OE_REASON_BAD_MESSAGE3, OE_CRYPTO);
     enum oe_reason reason;
-    enum oe_security security = oe_responder_judge(c, &hs->noise.rs, &reason);
-    if (security == OE_SEC_REFUSED) {
-        oe_conn_go_refused(c, reason);
+    enum oe_security security = oe_responder_judge(c, &reason);
+    if (security == OE_SEC_REFUSED)
         return OE_OK;
-    }
     c->wire = c->version;
     oe_conn_go_records(c, security, reason);
     enum oe_status st = oe_conn_seal(c, oe_buf_span(&hs->held), &(struct oe_sink){.rest = flow->answer});
