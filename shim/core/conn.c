@@ -500,10 +500,13 @@ static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
     case OE_PHASE_I_LATE:
     case OE_PHASE_R_FIRST:
     case OE_PHASE_R_ANSWER:
-    case OE_PHASE_R_RETRY:
-    case OE_PHASE_R_PREFACE:
         oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
         return c->phase == OE_PHASE_REFUSED ? refused_now(c, flow) : release(c, flow);
+    case OE_PHASE_R_RETRY:
+    case OE_PHASE_R_PREFACE:
+        oe_buf_free(&c->hs->kept); /* the same */
+        oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
+        return release(c, flow);
     case OE_PHASE_PLAIN:
         return c->hs == NULL ? OE_OK : release(c, flow);
     case OE_PHASE_BROKEN:
