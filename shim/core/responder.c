@@ -156,13 +156,14 @@ static enum oe_status decide_required(struct oe_conn *c, struct oe_span kept, en
     struct oe_header h;
 
     enum oe_status st = oe_connect_prefix(kept.p, kept.n, &c->version);
-    if (st == OE_MORE)
+    enum oe_status framed = oe_frame_header(kept.p, kept.n, &h);
+    if (st == OE_MORE && (framed == OE_MORE || kept.n < h.total_n))
         return OE_OK;
     if (st != OE_OK) {
         oe_conn_go_refused(c, OE_REASON_MALFORMED);
         return OE_OK;
     }
-    if (oe_frame_header(kept.p, kept.n, &h) == OE_OK && h.total_n <= OE_PREFACE_KEPT_BYTES_MAX && kept.n < h.total_n) {
+    if (h.total_n <= OE_PREFACE_KEPT_BYTES_MAX && kept.n < h.total_n) {
         hs->want = h.total_n;
         return OE_OK;
     }
