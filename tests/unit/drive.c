@@ -145,6 +145,11 @@ void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_
     seen_n = 0;
 }
 
+void drive_admit(enum oe_admission who)
+{
+    admission = who;
+}
+
 void drive_new_epoch(const uint8_t bytes[OE_EPOCH_BYTES])
 {
     memcpy(own_epoch, bytes, sizeof(own_epoch));
@@ -258,7 +263,7 @@ static void check(const struct drive *d, enum oe_dir dir)
     if (d->st != OE_OK)
         REQUIRE(oe_conn_why(c, dir) != OE_REASON_NONE);
     if (d->st != OE_OK && d->st != OE_INVALID)
-        REQUIRE(c->phase == OE_PHASE_BROKEN || c->phase == OE_PHASE_RECORDS);
+        REQUIRE(c->phase == OE_PHASE_BROKEN || c->phase == OE_PHASE_RECORDS || (c->phase == OE_PHASE_REFUSED && dir == OE_FROM_APP));
     if (c->phase == OE_PHASE_RECORDS)
         REQUIRE(c->security == OE_SEC_UNAUTHENTICATED || c->security == OE_SEC_TOFU || c->security == OE_SEC_PINNED);
     REQUIRE((c->phase == OE_PHASE_REFUSED) == (c->security == OE_SEC_REFUSED));

@@ -67,6 +67,9 @@ struct drive {
  * been seen yet. */
 void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_n);
 
+/* Who may connect, and nothing else. */
+void drive_admit(enum oe_admission who);
+
 /* Another epoch, in which every key is new again. */
 void drive_new_epoch(const uint8_t bytes[OE_EPOCH_BYTES]);
 
