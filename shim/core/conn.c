@@ -109,7 +109,7 @@ void oe_conn_go_plain(struct oe_conn *c, enum oe_reason reason)
     if (c->security == OE_SEC_UNDECIDED) {
         c->security = OE_SEC_PLAIN;
         c->reason = reason;
-        c->downgraded = c->hs != NULL && c->hs->known_n != 0;
+        c->downgraded = c->hs != NULL && c->hs->known_n != 0 && reason != OE_REASON_NOT_MQTT && reason != OE_REASON_TLS;
     }
 }
 
@@ -121,6 +121,7 @@ void oe_conn_go_records(struct oe_conn *c, enum oe_security security, enum oe_re
     c->phase = OE_PHASE_RECORDS;
     c->security = security;
     c->reason = reason;
+    c->downgraded = reason == OE_REASON_KEY_CHANGED;
 }
 
 enum oe_status oe_conn_go_broken(struct oe_conn *c, enum oe_reason reason, enum oe_status st)
@@ -504,10 +505,13 @@ static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
     case OE_PHASE_I_LATE:
     case OE_PHASE_R_FIRST:
     case OE_PHASE_R_ANSWER:
-    case OE_PHASE_R_RETRY:
-    case OE_PHASE_R_PREFACE:
         oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
         return c->phase == OE_PHASE_REFUSED ? refused_now(c, flow) : release(c, flow);
+    case OE_PHASE_R_RETRY:
+    case OE_PHASE_R_PREFACE:
+        oe_buf_free(&c->hs->kept); /* the same */
+        oe_conn_go_plain(c, OE_REASON_HANDSHAKE_ENDED);
+        return release(c, flow);
     case OE_PHASE_PLAIN:
         return c->hs == NULL ? OE_OK : release(c, flow);
     case OE_PHASE_BROKEN:

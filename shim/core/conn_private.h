@@ -89,11 +89,12 @@ enum oe_security oe_initiator_judge(const struct oe_conn *c, const struct oe_pub
 /* Responder: watches bytes pass that may be a CONNECT, up to its level, where keeping them is not needed. */
 enum oe_status oe_responder_watch(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken);
 
-/* Responder: a whole preface; in R_RETRY and R_PREFACE what follows it. Whether the client with this key may connect, and the state that gives. */
+/* Responder: a whole preface; in R_RETRY and R_PREFACE what follows it. Whether the client, which has proved
+ * its key, may connect, and the state that gives; if not it is refused. */
 enum oe_status oe_responder_preface(struct oe_conn *c, enum oe_preface_id id, struct oe_span message, uint64_t now_ms,
                                     struct oe_flow *flow);
 enum oe_status oe_responder_decide_preface(struct oe_conn *c, uint64_t now_ms, struct oe_flow *flow, enum oe_verdict *verdict);
-enum oe_security oe_responder_judge(const struct oe_conn *c, const struct oe_public *key, enum oe_reason *reason);
+enum oe_security oe_responder_judge(struct oe_conn *c, enum oe_reason *reason);
 
 /* Seals in into records at to. Opens the records in in, of which the first may have begun and the last may end elsewhere, to forward. */
 enum oe_status oe_conn_seal(struct oe_conn *c, struct oe_span in, struct oe_sink *to);

@@ -33,6 +33,7 @@ enum oe_status oe_initiator_give_up(struct oe_conn *c, enum oe_reason reason, st
     c->phase = OE_PHASE_I_LATE;
     c->security = OE_SEC_PLAIN;
     c->reason = reason;
+    c->downgraded = c->hs->known_n != 0;
     /* What is kept is the front of a packet; I_LATE decides on it again, with the same wants. */
     return oe_conn_move(&c->hs->held, flow->forward);
 }

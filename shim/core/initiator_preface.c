@@ -99,26 +99,21 @@ enum oe_status oe_initiator_keep_connect(struct oe_conn *c, struct oe_span in, u
 {
     struct oe_handshake *hs = c->hs;
 
-    if (oe_buf_n(&hs->connect) == 0 && in.p[0] == OE_FIRST_CONNECT && hs->peer_spoke) {
-        *taken = in.n;
-        oe_conn_go_refused(c, OE_REASON_PEER_FIRST);
-        return OE_OK;
-    }
     if (oe_buf_n(&hs->connect) == 0 && in.p[0] != OE_FIRST_CONNECT) {
         *taken = in.n;
         oe_conn_go_plain(c, in.p[0] == OE_FIRST_TLS ? OE_REASON_TLS : OE_REASON_NOT_MQTT);
         return oe_sink_put(flow->forward, in.p, in.n);
     }
     enum oe_status st = oe_framer_push(&hs->app, in, taken);
-    if (oe_buf_n(&hs->connect) + *taken > OE_PREFACE_KEPT_BYTES_MAX) {
-        oe_conn_go_refused(c, OE_REASON_CONNECT_LARGE);
-        return OE_OK;
-    }
-    if (oe_buf_put(&hs->connect, in.p, *taken) != OE_OK)
-        return OE_NOMEM;
-    enum oe_status prefix = oe_connect_prefix(hs->app.kept, hs->app.kept_n, &c->version);
+    enum oe_status prefix = oe_connect_prefix(hs->app.kept, hs->app.kept_n, &c->version); /* first: a refusal is made in this version */
     if (st == OE_MALFORMED || prefix == OE_MALFORMED || (st == OE_OK && prefix != OE_OK))
         oe_conn_go_refused(c, OE_REASON_MALFORMED);
+    else if (oe_buf_n(&hs->connect) + *taken > OE_PREFACE_KEPT_BYTES_MAX)
+        oe_conn_go_refused(c, OE_REASON_CONNECT_LARGE);
+    else if (oe_buf_put(&hs->connect, in.p, *taken) != OE_OK)
+        return OE_NOMEM;
+    else if (st == OE_OK && hs->peer_spoke)
+        oe_conn_go_refused(c, OE_REASON_PEER_FIRST);
     else if (st == OE_OK && hs->undecided)
         oe_conn_go_refused(c, OE_REASON_TRUST_UNDECIDED);
     else if (st == OE_OK)
@@ -145,7 +140,6 @@ static enum oe_status finish(struct oe_conn *c, enum oe_security security, enum 
     struct oe_sink wire = oe_conn_sink(flow->answer);
 
     c->wire = OE_MQTT_5;
-    c->downgraded = reason == OE_REASON_KEY_CHANGED;
     oe_conn_go_records(c, security, reason);
     enum oe_status st = early ? OE_OK : oe_conn_seal(c, oe_buf_span(&c->hs->connect), &wire);
     oe_buf_free(&c->hs->connect);

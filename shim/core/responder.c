@@ -106,11 +106,9 @@ static enum oe_status finish(struct oe_conn *c, struct oe_span message3, struct 
     if (message3.n != OE_MESSAGE3_BYTES || oe_noise_read(&hs->noise, message3, none, 0, &none_n) != OE_OK)
         return oe_conn_go_broken(c, OE_REASON_BAD_MESSAGE3, OE_CRYPTO);
     enum oe_reason reason;
-    enum oe_security security = oe_responder_judge(c, &hs->noise.rs, &reason);
-    if (security == OE_SEC_REFUSED) {
-        oe_conn_go_refused(c, reason);
+    enum oe_security security = oe_responder_judge(c, &reason);
+    if (security == OE_SEC_REFUSED)
         return OE_OK;
-    }
     c->wire = c->version;
     oe_conn_go_records(c, security, reason);
     enum oe_status st = oe_conn_seal(c, oe_buf_span(&hs->held), &(struct oe_sink){.rest = flow->answer});
@@ -153,12 +151,14 @@ static enum oe_status decide_message3(struct oe_conn *c, struct oe_flow *flow, e
 /* A plain CONNECT where MQTT must not pass in plain: the probe may still come, but nothing may be published before. */
 static enum oe_status decide_required(struct oe_conn *c, struct oe_span kept, enum oe_verdict *verdict)
 {
+    struct oe_header h;
     int will;
     enum oe_status st = oe_connect_prefix(kept.p, kept.n, &c->version);
+    enum oe_status framed = oe_frame_header(kept.p, kept.n, &h);
 
     if (st == OE_OK)
         st = oe_connect_will(kept.p, kept.n, &will);
-    if (st == OE_MORE)
+    if (st == OE_MORE && (framed == OE_MORE || kept.n < h.total_n))
         return OE_OK;
     *verdict = OE_VERDICT_PASS;
     if (st != OE_OK)

@@ -1,9 +1,11 @@
 /* The responder's side of the preface: PROTOCOL.md 8.2 to 8.4. */
 #include "conn_private.h"
 
-enum oe_security oe_responder_judge(const struct oe_conn *c, const struct oe_public *key, enum oe_reason *reason)
+enum oe_security oe_responder_judge(struct oe_conn *c, enum oe_reason *reason)
 {
-    switch (c->hs->calls->admit(key, c->policy)) {
+    c->peer = c->hs->noise.rs;
+    c->peer_seen = 1;
+    switch (c->hs->calls->admit(&c->peer, c->policy)) {
     case OE_ADMIT_ANY:
         *reason = OE_REASON_HANDSHAKE_DONE;
         return OE_SEC_UNAUTHENTICATED;
@@ -14,6 +16,7 @@ enum oe_security oe_responder_judge(const struct oe_conn *c, const struct oe_pub
         break;
     }
     *reason = OE_REASON_NOT_ADMITTED;
+    oe_conn_go_refused(c, *reason);
     return OE_SEC_REFUSED;
 }
 
@@ -26,19 +29,6 @@ static void bad(struct oe_conn *c)
 static enum oe_mqtt version_of(uint8_t level)
 {
     return level == OE_MQTT_31 || level == OE_MQTT_311 || level == OE_MQTT_5 ? (enum oe_mqtt)level : OE_MQTT_NONE;
-}
-
-/* The client has shown its key: the records may begin, or it is refused. */
-static enum oe_security judge(struct oe_conn *c, enum oe_reason *reason)
-{
-    enum oe_security security = oe_responder_judge(c, &c->hs->noise.rs, reason);
-
-    c->wire = OE_MQTT_5;
-    c->peer = c->hs->noise.rs;
-    c->peer_seen = 1;
-    if (security == OE_SEC_REFUSED)
-        oe_conn_go_refused(c, *reason);
-    return security;
 }
 
 /* Step 4 of 8.2. */
@@ -82,7 +72,7 @@ static enum oe_status answer_ik(struct oe_conn *c, struct oe_span payload, struc
         return OE_OK;
     }
     enum oe_reason reason;
-    enum oe_security security = judge(c, &reason);
+    enum oe_security security = oe_responder_judge(c, &reason);
     if (security == OE_SEC_REFUSED)
         return OE_OK;
     hello[0] = connect.n != 0 && hs->calls->fresh(payload.p + 1, &ephemeral);
@@ -94,8 +84,10 @@ static enum oe_status answer_ik(struct oe_conn *c, struct oe_span payload, struc
     enum oe_status st = oe_preface_put(&wire, OE_TYPE_AUTH, OE_PREFACE_IK, (struct oe_span){message2, n});
     if (st == OE_OK && hello[0])
         st = oe_sink_put(flow->forward, connect.p, connect.n);
-    if (st == OE_OK)
+    if (st == OE_OK) {
+        c->wire = OE_MQTT_5;
         oe_conn_go_records(c, security, reason);
+    }
     return st;
 }
 
@@ -126,7 +118,7 @@ static enum oe_status read_ik(struct oe_conn *c, struct oe_span message1, uint64
 
 enum oe_status oe_responder_preface(struct oe_conn *c, enum oe_preface_id id, struct oe_span message, uint64_t now_ms, struct oe_flow *flow)
 {
-    if (id == OE_PREFACE_IK)
+    if (id == OE_PREFACE_IK && message.n >= OE_PREFACE_MESSAGE1_BYTES)
         return read_ik(c, message, now_ms, flow);
     if (id == OE_PREFACE_XX)
         return answer_xx(c, message, now_ms, flow);
@@ -144,9 +136,11 @@ static enum oe_status read_message3(struct oe_conn *c, struct oe_span message)
     if (oe_noise_read(&c->hs->noise, message, &level, 1, &n) != OE_OK || n != 1 || version_of(level) == OE_MQTT_NONE)
         return oe_conn_go_broken(c, OE_REASON_BAD_MESSAGE3, OE_CRYPTO);
     c->version = version_of(level);
-    enum oe_security security = judge(c, &reason);
-    if (security != OE_SEC_REFUSED)
+    enum oe_security security = oe_responder_judge(c, &reason);
+    if (security != OE_SEC_REFUSED) {
+        c->wire = OE_MQTT_5;
         oe_conn_go_records(c, security, reason);
+    }
     return OE_OK;
 }
 

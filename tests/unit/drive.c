@@ -37,16 +37,49 @@ static void put_body(struct oe_buf *b, unsigned first, struct oe_buf *body)
     oe_buf_free(body);
 }
 
-void drive_connect(struct oe_buf *b, enum oe_mqtt version)
+static void put_connect(struct oe_buf *b, enum oe_mqtt version, const char *user, int will)
 {
     struct oe_buf body = {0};
-    uint8_t fixed[4] = {(uint8_t)version, 0x02, 0, 60};
+    uint8_t fixed[4] = {(uint8_t)version, (uint8_t)(0x02 | (user != NULL ? 0x80 : 0) | (will ? 0x04 : 0)), 0, 60};
     put_text(&body, version == OE_MQTT_31 ? "MQIsdp" : "MQTT");
     drive_raw(&body, fixed, 4);
     if (version == OE_MQTT_5)
         drive_raw(&body, "\x00", 1);
     put_text(&body, "client");
+    if (will) {
+        if (version == OE_MQTT_5)
+            drive_raw(&body, "\x00", 1);
+        put_text(&body, "will");
+        put_text(&body, WORLD_MARKER);
+    }
+    if (user != NULL)
+        put_text(&body, user);
     put_body(b, 0x10, &body);
+}
+
+void drive_connect(struct oe_buf *b, enum oe_mqtt version)
+{
+    put_connect(b, version, NULL, 0);
+}
+
+void drive_connect_of(struct oe_buf *b, enum oe_mqtt version, size_t n, int will)
+{
+    struct oe_buf trial = {0};
+    size_t user_n = n > 100 ? n - 100 : 0;
+    char *user = calloc(1, n + 1);
+
+    REQUIRE(user != NULL);
+    memset(user, 'u', user_n);
+    put_connect(&trial, version, n == 0 ? NULL : user, will);
+    while (oe_buf_n(&trial) < n) {
+        user[user_n++] = 'u';
+        oe_buf_free(&trial);
+        put_connect(&trial, version, user, will);
+    }
+    REQUIRE(n == 0 || oe_buf_n(&trial) == n);
+    drive_raw(b, oe_buf_span(&trial).p, oe_buf_n(&trial));
+    oe_buf_free(&trial);
+    free(user);
 }
 
 void drive_connack(struct oe_buf *b, enum oe_mqtt version, unsigned code)
@@ -70,9 +103,12 @@ void drive_publish(struct oe_buf *b, enum oe_mqtt version, unsigned first, const
 /* ---- one end -------------------------------------------------------------------------------------------------------------------------- */
 
 /* Every client may connect, and no CONNECT is fresh, unless a test says otherwise. */
+#define SEEN_MAX 64
 static enum oe_admission admission = OE_ADMIT_ANY;
 static uint8_t own_epoch[OE_EPOCH_BYTES];
 static unsigned fresh_left;
+static struct oe_public seen[SEEN_MAX];
+static size_t seen_n;
 
 static enum oe_admission admit(const struct oe_public *client, enum oe_policy policy)
 {
@@ -88,9 +124,13 @@ static void epoch(uint8_t out[OE_EPOCH_BYTES])
 
 static int fresh(const uint8_t told[OE_EPOCH_BYTES], const struct oe_public *ephemeral)
 {
-    (void)ephemeral;
     if (fresh_left == 0 || memcmp(told, own_epoch, sizeof(own_epoch)) != 0)
         return 0;
+    for (size_t i = 0; i < seen_n; i++)
+        if (memcmp(seen[i].b, ephemeral->b, sizeof(ephemeral->b)) == 0)
+            return 0;
+    REQUIRE(seen_n < SEEN_MAX);
+    seen[seen_n++] = *ephemeral;
     fresh_left--;
     return 1;
 }
@@ -102,6 +142,52 @@ void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_
     admission = who;
     memset(own_epoch, epoch_byte, sizeof(own_epoch));
     fresh_left = fresh_n;
+    seen_n = 0;
+}
+
+void drive_admit(enum oe_admission who)
+{
+    admission = who;
+}
+
+void drive_new_epoch(const uint8_t bytes[OE_EPOCH_BYTES])
+{
+    memcpy(own_epoch, bytes, sizeof(own_epoch));
+    seen_n = 0;
+}
+
+static struct oe_secret secret_of(unsigned byte)
+{
+    struct oe_secret s;
+    memset(s.b, (int)byte, sizeof(s.b));
+    return s;
+}
+
+struct oe_public drive_key(uint8_t seed)
+{
+    struct oe_secret s = secret_of(seed + 1U);
+    struct oe_public key;
+    oe_secret_public(&s, &key);
+    return key;
+}
+
+/* Tells the connection what is known, from memory that is freed at once. */
+static void tell_trust(struct drive *d)
+{
+    const struct drive_trust *t = &d->how.trust;
+    struct oe_known right = {drive_key(d->how.peer_seed), t->pinned}, wrong = {drive_key((uint8_t)(d->how.peer_seed + 0x55)), !t->pinned};
+    size_t n = t->known == DRIVE_KNOWN_NONE ? 0 : t->known == DRIVE_KNOWN_SECOND ? 2 : 1;
+    struct oe_known *known = malloc(n == 0 ? 1 : n * sizeof(*known));
+    struct oe_trust trust = {.known = known, .n = n, .downgrade = t->downgrade, .undecided = t->undecided};
+
+    REQUIRE(known != NULL);
+    if (n != 0)
+        known[0] = t->known == DRIVE_KNOWN_RIGHT ? right : wrong;
+    if (n == 2)
+        known[1] = right;
+    memset(trust.epoch, t->epoch, sizeof(trust.epoch));
+    REQUIRE(oe_conn_trust(&d->conn, &trust) == OE_OK);
+    free(known);
 }
 
 void drive_open(struct drive *d, enum oe_role role, const struct drive_how *how)
@@ -111,14 +197,16 @@ void drive_open(struct drive *d, enum oe_role role, const struct drive_how *how)
     d->how = *how;
     d->now = 1000;
     d->app_at_records = d->sent_at_records = SIZE_MAX;
-    memset(d->identity.b, how->seed + 1, sizeof(d->identity.b));
-    memset(setup.ephemeral[0].b, how->seed + 2, sizeof(setup.ephemeral[0].b));
-    memset(setup.ephemeral[1].b, how->seed + 3, sizeof(setup.ephemeral[1].b));
+    d->identity = how->identity != NULL ? *how->identity : secret_of(how->seed + 1U);
+    setup.ephemeral[0] = how->ephemeral0 != NULL ? *how->ephemeral0 : secret_of(how->seed + 2U);
+    setup.ephemeral[1] = how->ephemeral1 != NULL ? *how->ephemeral1 : secret_of(how->seed + 3U);
     setup.calls = &drive_calls;
     setup.identity = &d->identity;
     d->st = oe_conn_init(&d->conn, &setup);
     d->dead[0] = d->dead[1] = d->st;
     memset(&setup, 0xEE, sizeof(setup));
+    if (role == OE_INITIATOR && d->st == OE_OK)
+        tell_trust(d);
 }
 
 void drive_close(struct drive *d)
@@ -129,9 +217,32 @@ void drive_close(struct drive *d)
     oe_buf_free(&d->sent);
 }
 
-static int handshaking(enum oe_phase phase)
+/* Where less than all of what an application writes may be taken. */
+static int may_wait(const struct oe_conn *c)
 {
-    return phase == OE_PHASE_I_PROBE || phase == OE_PHASE_I_UNSUBACK || phase == OE_PHASE_R_MESSAGE3;
+    switch (c->phase) {
+    case OE_PHASE_I_PROBE:
+    case OE_PHASE_I_UNSUBACK:
+    case OE_PHASE_I_PREFACE_IK:
+    case OE_PHASE_I_PREFACE_XX:
+    case OE_PHASE_R_RETRY:
+    case OE_PHASE_R_PREFACE:
+    case OE_PHASE_R_MESSAGE3:
+    case OE_PHASE_REFUSED:
+        return 1;
+    case OE_PHASE_R_FIRST:
+        return c->policy == OE_POLICY_REQUIRE;
+    case OE_PHASE_I_CONNECT:
+    case OE_PHASE_I_CONNACK:
+    case OE_PHASE_I_LATE:
+    case OE_PHASE_R_CONNECT:
+    case OE_PHASE_R_ANSWER:
+    case OE_PHASE_RECORDS:
+    case OE_PHASE_PLAIN:
+    case OE_PHASE_BROKEN:
+        break;
+    }
+    return 0;
 }
 
 /* What came into the caller's memory and the rest of it, to where it belongs. */
@@ -152,7 +263,7 @@ static void check(const struct drive *d, enum oe_dir dir)
     if (d->st != OE_OK)
         REQUIRE(oe_conn_why(c, dir) != OE_REASON_NONE);
     if (d->st != OE_OK && d->st != OE_INVALID)
-        REQUIRE(c->phase == OE_PHASE_BROKEN || c->phase == OE_PHASE_RECORDS);
+        REQUIRE(c->phase == OE_PHASE_BROKEN || c->phase == OE_PHASE_RECORDS || (c->phase == OE_PHASE_REFUSED && dir == OE_FROM_APP));
     if (c->phase == OE_PHASE_RECORDS)
         REQUIRE(c->security == OE_SEC_UNAUTHENTICATED || c->security == OE_SEC_TOFU || c->security == OE_SEC_PINNED);
     REQUIRE((c->phase == OE_PHASE_REFUSED) == (c->security == OE_SEC_REFUSED));
@@ -160,19 +271,26 @@ static void check(const struct drive *d, enum oe_dir dir)
         REQUIRE(c->security == OE_SEC_PLAIN && c->reason != OE_REASON_NONE);
     if (c->security == OE_SEC_PLAIN)
         REQUIRE(c->phase == OE_PHASE_PLAIN || c->phase == OE_PHASE_I_LATE || c->phase == OE_PHASE_BROKEN);
+    if (c->downgraded)
+        REQUIRE(c->role == OE_INITIATOR && (c->security == OE_SEC_PLAIN || c->reason == OE_REASON_KEY_CHANGED));
+    if (c->phase == OE_PHASE_REFUSED)
+        REQUIRE(c->reason != OE_REASON_NONE);
     REQUIRE(oe_conn_waiting(c, &deadline) == (c->phase == OE_PHASE_I_PROBE || c->phase == OE_PHASE_I_UNSUBACK || oe_conn_prefaced(c)));
     if (c->phase == OE_PHASE_PLAIN && oe_conn_transparent(c))
         REQUIRE(oe_conn_kept(c) == 0 || c->hs != NULL);
 }
 
-static void note_records(struct drive *d, size_t app_before, size_t held_before)
+static void note_records(struct drive *d, int prefaced, size_t app_before, size_t held_before)
 {
     if (d->conn.phase != OE_PHASE_RECORDS || d->app_at_records != SIZE_MAX)
         return;
-    /* An initiator hands over what it held in the step that begins records, a responder nothing. */
+    /* An initiator hands over what it held in the step that begins records, a responder nothing but the CONNECT of message 1. With a preface all that an
+     * initiator has taken goes through the handshake. */
     d->app_at_records = d->conn.role == OE_INITIATOR ? oe_buf_n(&d->app) : app_before;
-    d->sent_at_records = oe_buf_n(&d->sent) - held_before;
+    d->sent_at_records = prefaced ? 0 : oe_buf_n(&d->sent) - held_before;
 }
+
+#define REFUSING_CONNACK_BYTES 5U
 
 static enum oe_status push(struct drive *d, enum oe_dir dir, const uint8_t *bytes, size_t n, size_t *taken)
 {
@@ -182,6 +300,7 @@ static enum oe_status push(struct drive *d, enum oe_dir dir, const uint8_t *byte
     struct oe_flow flow = {.forward = &forward, .answer = dir == OE_FROM_PEER ? &answer : NULL};
     size_t app_before = oe_buf_n(&d->app), kept = oe_conn_kept(&d->conn), held = oe_conn_held(&d->conn);
     enum oe_phase before = d->conn.phase;
+    int prefaced = oe_conn_prefaced(&d->conn);
 
     REQUIRE(in != NULL && room != NULL);
     if (n != 0)
@@ -192,9 +311,9 @@ static enum oe_status push(struct drive *d, enum oe_dir dir, const uint8_t *byte
     size_t forwarded = forward.n + oe_buf_n(&rest);
     REQUIRE(flow.taken <= n);
     if (d->st == OE_OK && flow.taken < n)
-        REQUIRE(dir == OE_FROM_APP && handshaking(d->conn.phase));
+        REQUIRE(dir == OE_FROM_APP && may_wait(&d->conn));
     if (dir == OE_FROM_PEER)
-        REQUIRE(forwarded <= n + kept);
+        REQUIRE(forwarded <= n + kept + (d->conn.phase == OE_PHASE_REFUSED ? REFUSING_CONNACK_BYTES : 0));
     if (before == OE_PHASE_BROKEN || d->st == OE_INVALID)
         REQUIRE(forwarded == 0 && oe_buf_n(&answer) == 0);
     gather(dir == OE_FROM_PEER ? &d->app : &d->wire, &forward);
@@ -203,7 +322,7 @@ static enum oe_status push(struct drive *d, enum oe_dir dir, const uint8_t *byte
     free(room);
     if (dir == OE_FROM_APP && d->st == OE_OK)
         drive_raw(&d->sent, bytes, flow.taken);
-    note_records(d, app_before, held);
+    note_records(d, prefaced, app_before, held);
     check(d, dir);
     if (d->st != OE_OK)
         d->dead[dir] = d->st;
@@ -284,6 +403,7 @@ const struct world_how world_default = {
     .version = OE_MQTT_311,
     .client = OE_POLICY_PREFER,
     .broker = OE_POLICY_PREFER,
+    .admission = OE_ADMIT_ANY,
     .flip = {SIZE_MAX, SIZE_MAX},
     .end = {SIZE_MAX, SIZE_MAX},
 };
@@ -294,7 +414,7 @@ static void write_script(struct world *w)
     struct oe_buf *up = w->script[WORLD_UP], *down = w->script[WORLD_DOWN];
     size_t n = sizeof(WORLD_MARKER) - 1;
 
-    drive_connect(&up[0], v);
+    drive_connect_of(&up[0], v, w->how.connect_n, w->how.will);
     drive_connack(&down[0], v, 0);
     drive_publish(&down[0], v, 0x30, "queued", "1", 1);
     drive_publish(&up[1], v, 0x32, "up", WORLD_MARKER, n);
@@ -321,7 +441,9 @@ void world_open(struct world *w, const struct world_how *how)
 {
     memset(w, 0, sizeof(*w));
     w->how = *how;
-    drive_open(&w->client, OE_INITIATOR, &(struct drive_how){.policy = how->client, .seed = 0x10, .room = how->room});
+    drive_responders(how->admission, how->epoch, how->fresh_n);
+    drive_open(&w->client, OE_INITIATOR,
+               &(struct drive_how){.policy = how->client, .seed = 0x10, .room = how->room, .trust = how->trust, .peer_seed = 0x20});
     drive_open(&w->broker, OE_RESPONDER, &(struct drive_how){.policy = how->broker, .seed = 0x20, .room = how->room});
     write_script(w);
 }
@@ -347,7 +469,7 @@ static int speak(struct world *w, int way)
     struct drive *d = sender(w, way);
     size_t begin = 0;
 
-    if (d->dead[OE_FROM_APP] != OE_OK || d->conn.phase == OE_PHASE_BROKEN)
+    if (d->dead[OE_FROM_APP] != OE_OK || d->conn.phase == OE_PHASE_BROKEN || d->conn.phase == OE_PHASE_REFUSED)
         return 0;
     for (int i = 0; i < WORLD_PARTS; i++) {
         size_t size = oe_buf_n(&w->script[way][i]);
@@ -392,12 +514,16 @@ static int deliver(struct world *w, int way)
     return 1;
 }
 
-/* One end is broken, or the stream was ended: the other learns of it. */
+static int is_over(const struct drive *d)
+{
+    return d->conn.phase == OE_PHASE_BROKEN || d->conn.phase == OE_PHASE_REFUSED || d->dead[0] != OE_OK || d->dead[1] != OE_OK;
+}
+
+/* One end is broken, or the stream was ended: the other learns of it. Who is refused shuts both directions down. */
 static int end_one(struct world *w, int way)
 {
     struct drive *from = sender(w, way), *to = sender(w, 1 - way);
-    int over =
-        w->delivered[way] == w->how.end[way] || from->conn.phase == OE_PHASE_BROKEN || from->dead[0] != OE_OK || from->dead[1] != OE_OK;
+    int over = w->delivered[way] == w->how.end[way] || is_over(from) || to->conn.phase == OE_PHASE_REFUSED;
 
     if (!over || w->ended[way])
         return 0;

@@ -12,17 +12,40 @@
 
 /* Put at the end of b. */
 void drive_connect(struct oe_buf *b, enum oe_mqtt version);
+/* ... with a Will, and a user name that makes it n bytes long (0: no user name). */
+void drive_connect_of(struct oe_buf *b, enum oe_mqtt version, size_t n, int will);
 void drive_connack(struct oe_buf *b, enum oe_mqtt version, unsigned code);
 void drive_publish(struct oe_buf *b, enum oe_mqtt version, unsigned first, const char *topic, const void *payload, size_t n);
 void drive_raw(struct oe_buf *b, const void *p, size_t n);
 
 /* ---- one end -------------------------------------------------------------------------------------------------------------------------- */
 
+/* Which keys an initiator knows of its peer. */
+enum drive_known {
+    DRIVE_KNOWN_NONE,
+    DRIVE_KNOWN_RIGHT,
+    DRIVE_KNOWN_WRONG,
+    DRIVE_KNOWN_SECOND, /* the right one, behind another */
+};
+
+struct drive_trust {
+    enum drive_known known;
+    int pinned;    /* the right key; the other one is so if this one is not */
+    uint8_t epoch; /* all of its bytes */
+    enum oe_downgrade downgrade;
+    int undecided;
+};
+
 struct drive_how {
     enum oe_policy policy;
     uint8_t seed; /* of its keys */
     size_t room;  /* bytes of caller's memory that each push may fill first */
     int bytewise; /* each push byte by byte */
+    struct drive_trust trust;
+    uint8_t peer_seed;                  /* whose key is the right one */
+    const struct oe_secret *identity;   /* these three beat the seed; NULL: they do not */
+    const struct oe_secret *ephemeral0; /* of the first handshake */
+    const struct oe_secret *ephemeral1;
 };
 
 struct drive {
@@ -40,8 +63,18 @@ struct drive {
     size_t sent_at_records;
 };
 
-/* What responders say from here on: who may connect, their epoch, and how many CONNECTs in message 1 are fresh. */
+/* What responders say from here on: who may connect, their epoch (all of its bytes), and how many CONNECTs in message 1 may be fresh; no ephemeral key has
+ * been seen yet. */
 void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_n);
+
+/* Who may connect, and nothing else. */
+void drive_admit(enum oe_admission who);
+
+/* Another epoch, in which every key is new again. */
+void drive_new_epoch(const uint8_t bytes[OE_EPOCH_BYTES]);
+
+/* The key of an identity that comes from a seed. */
+struct oe_public drive_key(uint8_t seed);
 
 void drive_open(struct drive *d, enum oe_role role, const struct drive_how *how);
 void drive_close(struct drive *d);
@@ -62,6 +95,12 @@ enum world_way { WORLD_UP, WORLD_DOWN }; /* initiator to responder, and back */
 struct world_how {
     enum oe_mqtt version;
     enum oe_policy client, broker;
+    struct drive_trust trust;    /* what the client knows */
+    enum oe_admission admission; /* what the broker says: see drive_responders */
+    uint8_t epoch;
+    unsigned fresh_n;
+    size_t connect_n; /* bytes of CONNECT; 0: small */
+    int will;
     size_t large;   /* bytes of a large payload in each direction; 0: none */
     size_t room;    /* see struct drive_how */
     int bytes[2];   /* by way: byte by byte */
@@ -88,10 +127,10 @@ struct world {
 /* A marker that is in every packet the applications send after CONNACK, and in no other. */
 #define WORLD_MARKER "MARKER of plaintext"
 
-extern const struct world_how world_default; /* MQTT 3.1.1, nothing altered */
+extern const struct world_how world_default; /* MQTT 3.1.1, prefer, nothing known, nothing altered */
 
 void world_open(struct world *w, const struct world_how *how);
-void world_run(struct world *w); /* until nothing moves; a waiting initiator expires then */
+void world_run(struct world *w); /* until nothing moves; who is broken or refused ends the streams, a waiting initiator expires */
 void world_close(struct world *w);
 
 /* Whether a is the beginning of b. */
