@@ -497,7 +497,12 @@ START_TEST(example_is_right)
     ck_assert_msg(oe_conffile_read(path, &conf, why, sizeof(why)) == OE_OK, "%s", why);
     ck_assert_int_eq(conf.policy, OE_POLICY_PREFER);
     ck_assert_uint_eq(conf.handshake_ms, OE_HANDSHAKE_MS_DEFAULT);
-    ck_assert_uint_eq(conf.rules_n, 5);
+    ck_assert_int_eq(conf.downgrade, OE_DOWNGRADE_REFUSE);
+    ck_assert_uint_eq(conf.rules_n, 8);
+    ck_assert_int_eq(oe_policy_connect(&conf, "vault.example.org", NULL, 1883), OE_POLICY_REQUIRE);
+    ck_assert_int_eq(oe_policy_downgrade(&conf, "vault.example.org", NULL, 1883), OE_DOWNGRADE_REFUSE);
+    ck_assert_int_eq(oe_policy_downgrade(&conf, "lab.example.org", NULL, 1883), OE_DOWNGRADE_WARN);
+    ck_assert_int_eq(oe_policy_accept(&conf, 8884), OE_POLICY_REQUIRE);
     ck_assert_int_eq(oe_policy_connect(&conf, "broker.example.org", NULL, 1883), OE_POLICY_PREFER);
     ck_assert_int_eq(oe_policy_connect(&conf, "plc-7.plant.example", NULL, 1883), OE_POLICY_OFF);
     ck_assert_int_eq(oe_policy_connect(&conf, NULL, "2001:db8::1", 1883), OE_POLICY_OFF);
