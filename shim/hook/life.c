@@ -63,6 +63,7 @@ __attribute__((constructor)) static void start(void)
         identity_loaded = oe_keyfile_load(oe_life.env.state_dir, oe_life.identity, why, sizeof(why)) == OE_OK;
     if (st == OE_OK)
         oe_trust_start();
+    oe_stats_start(oe_life.env.state_dir);
     pthread_atfork(fork_prepare, fork_parent, fork_child);
     atomic_store(&oe_life.ready, 1);
     errno = saved;

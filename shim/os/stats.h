@@ -93,6 +93,9 @@ struct oe_stats_file {
     char path[PATH_MAX];
 };
 
+/* Looks at the state directory while it can be reached: a daemon that drops its privileges may not get there later. */
+void oe_stats_start(const char *state_dir);
+
 /* Makes and maps a file of slots_n slots; no descriptor stays open. No allocator, no signal from a limit. OE_SYSTEM: errno; there is none then. */
 enum oe_status oe_stats_create(const char *state_dir, uint64_t image, uint32_t slots_n, struct oe_stats_file *out);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -21,14 +22,27 @@
 
 /* ---- directories ---------------------------------------------------------------------------------------------------------------------- */
 
+#define PREFIX_BYTES 64U
+
+static char prefix_at_start[PREFIX_BYTES];
+
 /* "oe-mqtt.DEVICE.INODE." of the state directory: whatever name it is reached by. */
-static int memory_prefix(const char *state_dir, char *out, size_t n)
+static int memory_prefix(const char *state_dir, char out[PREFIX_BYTES])
 {
     struct stat st;
-    if (stat(state_dir, &st) != 0)
-        return -1;
-    (void)snprintf(out, n, MEMORY_PREFIX "%llx.%llx.", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+
+    if (stat(state_dir, &st) != 0) {
+        memcpy(out, prefix_at_start, PREFIX_BYTES);
+        return errno == EACCES && out[0] != '\0' ? 0 : -1;
+    }
+    (void)snprintf(out, PREFIX_BYTES, MEMORY_PREFIX "%llx.%llx.", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
     return 0;
+}
+
+void oe_stats_start(const char *state_dir)
+{
+    if (state_dir[0] == '\0' || memory_prefix(state_dir, prefix_at_start) != 0)
+        prefix_at_start[0] = '\0';
 }
 
 /* A store into a mapping must neither fail for want of space, nor of a network. */
@@ -66,16 +80,16 @@ static int own_directory(const char *path, int memory)
 
 int oe_stats_place(const char *state_dir, unsigned place, char path[PATH_MAX])
 {
-    char prefix[64];
+    char prefix[PREFIX_BYTES];
 
     if (state_dir[0] == '\0') {
         errno = ENOENT;
         return -1;
     }
-    if (oe_file_make_dir(state_dir) != OE_OK)
+    if (oe_file_make_dir(state_dir) != OE_OK && errno != EACCES)
         return -1;
     if (place == 0) {
-        if (memory_prefix(state_dir, prefix, sizeof(prefix)) != 0)
+        if (memory_prefix(state_dir, prefix) != 0)
             return -1;
         (void)snprintf(path, PATH_MAX, MEMORY "/%s%lu", prefix, (unsigned long)geteuid());
     } else if (oe_file_path(path, PATH_MAX, state_dir, DISK_NAME) != OE_OK) {
@@ -158,7 +172,7 @@ enum oe_status oe_stats_walk(const char *state_dir, void (*each)(int dir, const 
         if (stat(state_dir, &st) != 0)
             return errno == ENOENT ? OE_OK : OE_SYSTEM;
         walk.owner = st.st_uid;
-        (void)memory_prefix(state_dir, prefix, sizeof(prefix));
+        (void)memory_prefix(state_dir, prefix);
     }
     fd = open(MEMORY, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0)
