@@ -284,8 +284,8 @@ static void note_records(struct drive *d, int prefaced, size_t app_before, size_
 {
     if (d->conn.phase != OE_PHASE_RECORDS || d->app_at_records != SIZE_MAX)
         return;
-    /* An initiator hands over what it held in the step that begins records, a responder nothing but the CONNECT of message 1. With a preface all that an
-     * initiator has taken goes through the handshake. */
+    /* An initiator hands over what it held in the step that begins records, a responder nothing but the CONNECT of message 1. With a preface all
+     * that an initiator has taken goes through the handshake. */
     d->app_at_records = d->conn.role == OE_INITIATOR ? oe_buf_n(&d->app) : app_before;
     d->sent_at_records = prefaced ? 0 : oe_buf_n(&d->sent) - held_before;
 }
@@ -476,6 +476,8 @@ static int speak(struct world *w, int way)
         if (w->said[way] < begin + size) {
             if (oe_buf_n(&d->app) < needed(w, way, i))
                 return 0;
+            if (i == 0 && !drive_prefix(&d->app, &w->whole[1 - way]))
+                return 0; /* a broker has nothing to say to what is no CONNECT */
             size_t before = oe_buf_n(&d->sent), done = w->said[way] - begin;
             (void)drive_app(d, oe_buf_span(&w->script[way][i]).p + done, size - done);
             size_t taken = oe_buf_n(&d->sent) - before;

@@ -63,8 +63,8 @@ struct drive {
     size_t sent_at_records;
 };
 
-/* What responders say from here on: who may connect, their epoch (all of its bytes), and how many CONNECTs in message 1 may be fresh; no ephemeral key has
- * been seen yet. */
+/* What responders say from here on: who may connect, their epoch (all of its bytes), and how many CONNECTs in message 1 may be fresh; no
+ * ephemeral key has been seen yet. */
 void drive_responders(enum oe_admission who, uint8_t epoch_byte, unsigned fresh_n);
 
 /* Who may connect, and nothing else. */

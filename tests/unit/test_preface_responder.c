@@ -1,4 +1,4 @@
-/* The responder's rows of PROTOCOL.md 8.4, what `require` changes in 3.2, and trust (9) with a probe. A test is named by its state, then by its event. */
+/* The responder's rows of PROTOCOL.md 8.4, what `require` changes in 3.2, and trust (9) with a probe. Names: state, then event. */
 #include <check.h>
 #include <sodium.h>
 #include <stdlib.h>
