@@ -528,10 +528,10 @@ def test_drop_after_listen(place):
 
 
 @needs_root
-@pytest.mark.parametrize("owner", ["root", "mosquitto"])
-def test_broker_drops(place, owner):
-    """mosquitto changes to its user before it listens: neither may it write to root's state directory, nor does root's file exist."""
-    os.chmod(place.dir, 0o755)
+@pytest.mark.parametrize("owner, mode", [("root", 0o755), ("mosquitto", 0o755), ("root", 0o700)], ids=["root's", "its own", "out of reach"])
+def test_broker_drops(place, owner, mode):
+    """mosquitto changes to its user before it listens: neither may it write to root's state directory (or even reach it), nor does root's file exist."""
+    os.chmod(place.dir, mode)
     with harness.Broker(library=True, drop=True, state=place.dir / "state") as broker:
         broker.stop()
         shutil.rmtree(place.dir / "state")
