@@ -113,10 +113,10 @@ static int check_all(const struct check *check)
         result = check_identity(&env, check);
     }
     if (result == CTL_DONE && !check->preloaded && !check->quiet)
-        (void)printf("policy: %s%s\nhandshake-timeout: %lu ms\nrules: %zu\nstate directory: %s\n",
+        (void)printf("policy: %s%s\ndowngrade: %s\nhandshake-timeout: %lu ms\nrules: %zu\nstate directory: %s\n",
                      oe_policy_name(env.conf.override ? env.conf.override_policy : env.conf.policy),
-                     env.conf.override ? " (OE_MQTT_POLICY)" : "", (unsigned long)env.conf.handshake_ms, env.conf.rules_n,
-                     env.state_dir[0] != '\0' ? env.state_dir : "none");
+                     env.conf.override ? " (OE_MQTT_POLICY)" : "", env.conf.downgrade == OE_DOWNGRADE_WARN ? "warn" : "refuse",
+                     (unsigned long)env.conf.handshake_ms, env.conf.rules_n, env.state_dir[0] != '\0' ? env.state_dir : "none");
     oe_env_free(&env);
     return result;
 }

@@ -401,7 +401,7 @@ def test_ctl_check(box):
     path = box.conf("[link]\npolicy = off\n[accept \"1\"]\npolicy = prefer\n")
     result = ctl(box, "check", "-c", "conf")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"policy: off\nhandshake-timeout: 2000 ms\nrules: 1\nstate directory: {box.state}\n"
+    assert result.stdout == f"policy: off\ndowngrade: refuse\nhandshake-timeout: 2000 ms\nrules: 1\nstate directory: {box.state}\n"
     assert not box.state.exists()
     assert ctl(box, "check", "-q", "--config", path).stdout == ""
     path.write_text("[link]\npolice = off\n")
