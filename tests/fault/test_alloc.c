@@ -123,20 +123,84 @@ struct run {
     struct end client, broker;
     struct oe_buf up, down, wires[2];
     int expire; /* the handshake's time-out comes instead of the answer */
+    const struct way *way;
 };
+
+/* How a connection begins. */
+struct way {
+    enum oe_policy client, broker;
+    enum drive_known known;
+    uint8_t epoch;
+    enum oe_admission admission;
+    enum oe_phase end; /* of the initiator, if nothing fails */
+};
+
+static const struct way probe = {OE_POLICY_PREFER, OE_POLICY_PREFER, DRIVE_KNOWN_NONE, 0, OE_ADMIT_ANY, OE_PHASE_RECORDS};
+static const struct way ways[] = {
+    {OE_POLICY_REQUIRE, OE_POLICY_PREFER, DRIVE_KNOWN_NONE, 0, OE_ADMIT_ANY, OE_PHASE_RECORDS},
+    {OE_POLICY_PREFER, OE_POLICY_REQUIRE, DRIVE_KNOWN_RIGHT, 7, OE_ADMIT_ANY, OE_PHASE_RECORDS},
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, DRIVE_KNOWN_RIGHT, 0, OE_ADMIT_LISTED, OE_PHASE_RECORDS},
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, DRIVE_KNOWN_SECOND, 7, OE_ADMIT_ANY, OE_PHASE_RECORDS},
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, DRIVE_KNOWN_WRONG, 7, OE_ADMIT_ANY, OE_PHASE_REFUSED},
+    {OE_POLICY_PREFER, OE_POLICY_REQUIRE, DRIVE_KNOWN_RIGHT, 7, OE_ADMIT_NOT, OE_PHASE_REFUSED},
+    {OE_POLICY_PREFER, OE_POLICY_REQUIRE, DRIVE_KNOWN_NONE, 0, OE_ADMIT_ANY, OE_PHASE_RECORDS}, /* a probe, where it is required */
+};
+#define WAYS (sizeof(ways) / sizeof(ways[0]))
+#define WAY_OF_PROBE 6
 
 static const char connect_packet[] = "\x10\x12\x00\x04MQTT\x04\x02\x00\x3C\x00\x06"
                                      "client";
 static const char connack_packet[] = "\x20\x02\x00\x00";
 
-static void open_end(struct end *e, enum oe_role role, uint8_t seed)
+/* What the responder says: its admission is the way's, its epoch 7, everything is fresh in it. */
+static enum oe_admission admission;
+
+static enum oe_admission admit(const struct oe_public *client, enum oe_policy policy)
 {
-    struct oe_conn_setup setup = {.role = role, .policy = OE_POLICY_PREFER, .handshake_ms = 2000, .identity = &e->identity};
+    (void)client;
+    (void)policy;
+    return admission;
+}
+
+static void epoch(uint8_t out[OE_EPOCH_BYTES])
+{
+    memset(out, 7, OE_EPOCH_BYTES);
+}
+
+static int fresh(const uint8_t told[OE_EPOCH_BYTES], const struct oe_public *ephemeral)
+{
+    (void)ephemeral;
+    return told[0] == 7;
+}
+
+static const struct oe_conn_calls responder_calls = {.admit = admit, .epoch = epoch, .fresh = fresh};
+
+/* Tells an initiator about its peer, whose seed is known. */
+static enum oe_status tell(struct end *e, const struct way *way, uint8_t peer_seed)
+{
+    struct oe_known keys[2] = {{.pinned = 1}};
+    struct oe_trust trust = {.known = keys, .n = way->known == DRIVE_KNOWN_NONE ? 0 : way->known == DRIVE_KNOWN_SECOND ? 2 : 1};
+    size_t right = way->known == DRIVE_KNOWN_SECOND;
+    keys[0].key = keys[1].key = drive_key((uint8_t)(peer_seed + 60));
+    if (way->known != DRIVE_KNOWN_WRONG)
+        keys[right].key = drive_key((uint8_t)(peer_seed - 1)); /* drive's seeds are one less */
+    memset(trust.epoch, way->epoch, sizeof(trust.epoch));
+    return oe_conn_trust(&e->conn, &trust);
+}
+
+static void open_end(struct end *e, enum oe_role role, const struct way *way, uint8_t seed, uint8_t peer_seed)
+{
+    struct oe_conn_setup setup = {.role = role,
+                                  .policy = role == OE_INITIATOR ? way->client : way->broker,
+                                  .handshake_ms = 2000,
+                                  .identity = &e->identity,
+                                  .calls = &responder_calls};
     memset(e->identity.b, seed, 32);
     memset(setup.ephemeral[0].b, seed + 1, 32);
     memset(setup.ephemeral[1].b, seed + 2, 32);
+    admission = way->admission;
     counting = 1;
-    e->dead = oe_conn_init(&e->conn, &setup) != OE_OK;
+    e->dead = oe_conn_init(&e->conn, &setup) != OE_OK || (role == OE_INITIATOR && tell(e, way, peer_seed) != OE_OK);
     counting = 0;
 }
 
@@ -148,7 +212,9 @@ static void judge(struct end *e, enum oe_dir dir, enum oe_status st)
     ck_assert_int_ne(st, OE_MORE);
     ck_assert_msg(oe_conn_why(&e->conn, dir) != OE_REASON_NONE, "an error without a reason, phase %d status %d", (int)e->conn.phase,
                   (int)st);
-    ck_assert_msg(e->conn.phase == OE_PHASE_BROKEN || e->conn.phase == OE_PHASE_RECORDS, "an error in phase %d", (int)e->conn.phase);
+    ck_assert_msg(e->conn.phase == OE_PHASE_BROKEN || e->conn.phase == OE_PHASE_RECORDS ||
+                      (e->conn.phase == OE_PHASE_REFUSED && dir == OE_FROM_APP && st == OE_CRYPTO),
+                  "an error in phase %d", (int)e->conn.phase);
     if (st == OE_NOMEM)
         ck_assert_int_eq(oe_conn_why(&e->conn, dir), OE_REASON_MEMORY);
     e->dead = 1;
@@ -215,8 +281,8 @@ static void say(struct end *e, struct oe_buf *script, size_t n)
 static void scenario(struct run *r)
 {
     struct end *i = &r->client, *o = &r->broker;
-    open_end(i, OE_INITIATOR, 1);
-    open_end(o, OE_RESPONDER, 3);
+    open_end(i, OE_INITIATOR, r->way, 1, 3);
+    open_end(o, OE_RESPONDER, r->way, 3, 1);
     drive_raw(&r->up, connect_packet, sizeof(connect_packet) - 1);
     end_push(i, OE_FROM_APP, connect_packet, sizeof(connect_packet) - 1);
     carry(r, i, o, 0);
@@ -243,12 +309,42 @@ static void scenario(struct run *r)
     end_call(o, oe_conn_peer_end);
 }
 
-static void run_once(int expire, struct run *r)
+/* The handshake comes first; the CONNECT is early, or comes in records. */
+static void scenario_preface(struct run *r)
+{
+    struct end *i = &r->client, *o = &r->broker;
+    open_end(i, OE_INITIATOR, r->way, 1, 3);
+    open_end(o, OE_RESPONDER, r->way, 3, 1);
+    drive_raw(&r->up, connect_packet, sizeof(connect_packet) - 1);
+    end_push(i, OE_FROM_APP, connect_packet, sizeof(connect_packet) - 1);
+    for (int k = 0; k < 3; k++) {
+        carry(r, i, o, 0);
+        if (r->expire && k == 0)
+            end_call(i, oe_conn_expire);
+        carry(r, o, i, 1);
+    }
+    for (int k = 0; k < 2; k++) {
+        if (o->conn.phase == OE_PHASE_RECORDS && i->conn.phase == OE_PHASE_RECORDS) {
+            say(i, &r->up, 20000);
+            say(o, &r->down, 20000);
+        }
+        carry(r, i, o, 0);
+        carry(r, o, i, 1);
+    }
+    end_call(i, oe_conn_peer_end);
+    end_call(o, oe_conn_peer_end);
+}
+
+static void run_once(const struct way *way, int expire, struct run *r)
 {
     memset(r, 0, sizeof(*r));
     r->expire = expire;
+    r->way = way;
     calls = blocks_n = 0;
-    scenario(r);
+    if (way == &probe || way == &ways[WAY_OF_PROBE])
+        scenario(r);
+    else
+        scenario_preface(r);
 }
 
 static void close_run(struct run *r)
@@ -261,32 +357,47 @@ static void close_run(struct run *r)
         oe_buf_free(all[i]);
 }
 
-static void ck_run(const struct run *r, size_t at)
+/* A beginning of what was said, or the CONNACK of an initiator that refuses. */
+static int is_fair(const struct run *r)
 {
-    ck_assert_msg(drive_prefix(&r->client.app, &r->down), "allocation %zu: the client's bytes differ", at);
-    ck_assert_msg(drive_prefix(&r->broker.app, &r->up), "allocation %zu: the broker's bytes differ", at);
-    for (int way = 0; way < 2 && !r->expire; way++)
-        ck_assert_msg(!drive_contains(&r->wires[way], WORLD_MARKER, sizeof(WORLD_MARKER) - 1), "allocation %zu: plaintext on the wire", at);
+    if (r->client.conn.security == OE_SEC_REFUSED)
+        return oe_buf_n(&r->client.app) == 0 || (oe_buf_n(&r->client.app) == 4 && drive_contains(&r->client.app, "\x20\x02\x00\x03", 4));
+    return drive_prefix(&r->client.app, &r->down);
 }
 
-static void every_allocation(int expire, int all_from_there)
+static void ck_run(const struct run *r, size_t at)
 {
+    ck_assert_msg(is_fair(r), "allocation %zu: the client's bytes differ", at);
+    /* the front of a preface whose end failed is somebody else's packet */
+    ck_assert_msg(drive_prefix(&r->broker.app, &r->up) ||
+                      (r->broker.conn.security == OE_SEC_PLAIN && drive_prefix(&r->broker.app, &r->wires[0])),
+                  "allocation %zu: the broker's bytes differ", at);
+    for (int way = 0; way < 2 && !r->expire; way++)
+        ck_assert_msg(!drive_contains(&r->wires[way], WORLD_MARKER, sizeof(WORLD_MARKER) - 1), "allocation %zu: plaintext on the wire", at);
+    if (r->way != &probe && r->way != &ways[WAY_OF_PROBE])
+        ck_assert_msg(!drive_contains(&r->wires[0], "client", 6), "allocation %zu: CONNECT is on the wire", at);
+}
+
+static void every_allocation(const struct way *way, int expire, int all_from_there)
+{
+    enum oe_phase end = !expire ? way->end : way == &probe ? OE_PHASE_PLAIN : OE_PHASE_REFUSED;
     struct run r;
     fail_at = 0;
-    run_once(expire, &r);
+    run_once(way, expire, &r);
     size_t total = calls;
     ck_assert(!r.client.dead && !r.broker.dead);
-    ck_assert_int_eq(r.client.conn.phase, expire ? OE_PHASE_PLAIN : OE_PHASE_RECORDS);
-    ck_assert(drive_same(&r.client.app, &r.down) && drive_same(&r.broker.app, &r.up));
+    ck_assert_int_eq(r.client.conn.phase, end);
+    ck_assert(end == OE_PHASE_REFUSED || (drive_same(&r.client.app, &r.down) && drive_same(&r.broker.app, &r.up)));
     ck_run(&r, 0);
     close_run(&r);
     ck_assert_uint_eq(blocks_n, 0);
     ck_assert_uint_gt(total, 10);
     fail_on = all_from_there;
     for (fail_at = 1; fail_at <= total; fail_at++) {
-        run_once(expire, &r);
+        run_once(way, expire, &r);
         size_t at = fail_at;
         ck_run(&r, at);
+        ck_assert_msg(!all_from_there || r.client.dead || r.broker.dead || at > total / 2, "allocation %zu: nobody noticed", at);
         close_run(&r);
         ck_assert_msg(blocks_n == 0, "allocation %zu: %zu blocks leak", at, blocks_n);
     }
@@ -295,41 +406,72 @@ static void every_allocation(int expire, int all_from_there)
 
 START_TEST(one_allocation_fails)
 {
-    every_allocation(0, 0);
+    every_allocation(&probe, 0, 0);
 }
 END_TEST
 
 START_TEST(all_allocations_fail_from_one_on)
 {
-    every_allocation(0, 1);
+    every_allocation(&probe, 0, 1);
 }
 END_TEST
 
 START_TEST(one_fails_with_a_timeout)
 {
-    every_allocation(1, 0);
-    every_allocation(1, 1);
+    every_allocation(&probe, 1, 0);
+    every_allocation(&probe, 1, 1);
+}
+END_TEST
+
+START_TEST(one_fails_in_a_preface)
+{
+    for (size_t i = 0; i < WAYS; i++)
+        every_allocation(&ways[i], 0, 0);
+}
+END_TEST
+
+START_TEST(all_fail_in_a_preface)
+{
+    for (size_t i = 0; i < WAYS; i++)
+        every_allocation(&ways[i], 0, 1);
+}
+END_TEST
+
+START_TEST(one_fails_with_a_timeout_of_a_preface)
+{
+    for (size_t i = 0; i < WAY_OF_PROBE; i++) {
+        every_allocation(&ways[i], 1, 0);
+        every_allocation(&ways[i], 1, 1);
+    }
 }
 END_TEST
 
 /* What the core frees holds no plaintext of records, no secret key and no key of the records. */
-START_TEST(freed_memory_is_wiped)
+static void ck_wiped(const struct way *way)
 {
     struct run r;
     unwiped = 0;
-    run_once(0, &r); /* for its keys */
-    drive_raw(&secrets[0], WORLD_MARKER, 12);
+    run_once(way, 0, &r); /* for its keys */
+    drive_raw(&secrets[0], way == &probe ? WORLD_MARKER : "client", way == &probe ? 12 : 6);
     drive_raw(&secrets[1], r.client.conn.send.cipher.k.b, 32);
     drive_raw(&secrets[2], r.client.conn.receive.cipher.k.b, 32);
     drive_raw(&secrets[3], r.client.identity.b, 32);
     close_run(&r);
     unwiped = 0;
-    run_once(0, &r);
+    run_once(way, 0, &r);
     /* buffers of this test carry wire and application bytes, but are not counted: only the core's are looked at */
     close_run(&r);
     for (size_t i = 0; i < 4; i++)
         oe_buf_free(&secrets[i]);
     ck_assert_msg(unwiped == 0, "%zu blocks were freed with plaintext or keys in them", unwiped);
+}
+
+START_TEST(freed_memory_is_wiped)
+{
+    ck_wiped(&probe);
+    for (size_t i = 0; i < WAY_OF_PROBE; i++)
+        if (ways[i].end == OE_PHASE_RECORDS)
+            ck_wiped(&ways[i]);
 }
 END_TEST
 
@@ -495,9 +637,11 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
-        one_allocation_fails,  all_allocations_fail_from_one_on, one_fails_with_a_timeout,
-        freed_memory_is_wiped, buf_wipes_what_was_taken,         discard_without_memory,
-        peers_without_memory,
+        one_allocation_fails,     all_allocations_fail_from_one_on,
+        one_fails_with_a_timeout, one_fails_in_a_preface,
+        all_fail_in_a_preface,    one_fails_with_a_timeout_of_a_preface,
+        freed_memory_is_wiped,    buf_wipes_what_was_taken,
+        discard_without_memory,   peers_without_memory,
     };
     return sodium_init() < 0 ? 1 : RUN_TESTS("alloc", tests);
 }

@@ -1,7 +1,8 @@
 /*
  * An initiator against a responder with the fuzzer as the relay between them, which may alter, drop, repeat, reorder and invent bytes.
- * Byte 0: the version, then steps of one byte KIND and one byte ARGUMENT. What must hold: an end that is in records gives its application
- * nothing but a beginning of what the other end's application said in records, and puts nothing of its own application's on the wire in plain.
+ * Byte 0: the version, and what is known and required; then steps of one byte KIND and one byte ARGUMENT. What must hold: an end that is in
+ * records gives its application nothing but a beginning of what the other end's application said in records, and puts nothing of its own
+ * application's on the wire in plain; with a preface the CONNECT belongs to that, early or not.
  */
 #include <sodium.h>
 #include <stdio.h>
@@ -32,7 +33,26 @@ static void require(int holds, const char *what)
 
 enum step { CARRY, CARRY_ALL, FLIP, DROP, REPEAT, INVENT, KEEP_BACK, GIVE_BACK, SPEAK, EXPIRE, END, STEPS };
 
+/* What the initiator knows, the policies of both, and whom the responder admits. */
+static const struct mode {
+    enum oe_policy client, broker;
+    struct drive_trust trust;
+    enum oe_admission admission;
+    int preface;
+} modes[] = {
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, {.known = DRIVE_KNOWN_NONE}, OE_ADMIT_ANY, 0},
+    {OE_POLICY_REQUIRE, OE_POLICY_PREFER, {.known = DRIVE_KNOWN_NONE}, OE_ADMIT_ANY, 1},
+    {OE_POLICY_PREFER, OE_POLICY_REQUIRE, {.known = DRIVE_KNOWN_RIGHT, .epoch = 1}, OE_ADMIT_LISTED, 1},
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, {.known = DRIVE_KNOWN_RIGHT}, OE_ADMIT_ANY, 1},
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, {.known = DRIVE_KNOWN_SECOND, .epoch = 1}, OE_ADMIT_ANY, 1},
+    {OE_POLICY_PREFER, OE_POLICY_PREFER, {.known = DRIVE_KNOWN_WRONG, .epoch = 1}, OE_ADMIT_ANY, 1},
+    {OE_POLICY_REQUIRE, OE_POLICY_REQUIRE, {.known = DRIVE_KNOWN_WRONG, .downgrade = OE_DOWNGRADE_WARN}, OE_ADMIT_NOT, 1},
+    {OE_POLICY_PREFER, OE_POLICY_REQUIRE, {.known = DRIVE_KNOWN_NONE}, OE_ADMIT_ANY, 0},
+    {OE_POLICY_PREFER, OE_POLICY_REQUIRE, {.known = DRIVE_KNOWN_WRONG, .downgrade = OE_DOWNGRADE_WARN}, OE_ADMIT_NOT, 0},
+};
+
 struct relay {
+    const struct mode *mode;
     struct drive end[2];    /* initiator, responder */
     struct oe_buf stash[2]; /* by sender: what was kept back */
     size_t wire_seen[2];
@@ -136,20 +156,29 @@ static void step(struct relay *r, enum oe_mqtt version, unsigned kind, unsigned 
 
 static void check(const struct relay *r)
 {
+    if (r->mode->preface) {
+        REQUIRE(!drive_contains(&r->end[0].wire, "client", 6));
+        REQUIRE(r->end[0].conn.security != OE_SEC_PLAIN || r->end[0].conn.version == OE_MQTT_NONE);
+    }
+    if (r->mode->admission == OE_ADMIT_NOT)
+        REQUIRE(r->end[1].conn.phase != OE_PHASE_RECORDS);
+    if (r->mode->trust.known == DRIVE_KNOWN_WRONG && r->mode->trust.downgrade == OE_DOWNGRADE_REFUSE)
+        REQUIRE(r->end[0].conn.phase != OE_PHASE_RECORDS);
     for (int i = 0; i < 2; i++) {
         const struct drive *d = &r->end[i], *other = &r->end[1 - i];
         if (d->app_at_records == SIZE_MAX)
             continue;
-        size_t got = oe_buf_n(&d->app) - d->app_at_records;
-        if (other->sent_at_records == SIZE_MAX) {
+        size_t got = oe_buf_n(&d->app) - d->app_at_records, from = other->sent_at_records;
+        if (r->mode->preface && i == 1 && from == SIZE_MAX)
+            from = 0; /* the CONNECT of message 1 */
+        if (from == SIZE_MAX) {
             REQUIRE(got == 0);
             continue;
         }
-        REQUIRE(got <= oe_buf_n(&other->sent) - other->sent_at_records);
-        REQUIRE(got == 0 ||
-                memcmp(oe_buf_span(&d->app).p + d->app_at_records, oe_buf_span(&other->sent).p + other->sent_at_records, got) == 0);
+        REQUIRE(got <= oe_buf_n(&other->sent) - from);
+        REQUIRE(got == 0 || memcmp(oe_buf_span(&d->app).p + d->app_at_records, oe_buf_span(&other->sent).p + from, got) == 0);
         /* What came out as records came out of an agreement about keys. */
-        REQUIRE(got == 0 || memcmp(d->conn.receive.cipher.k.b, other->conn.send.cipher.k.b, 32) == 0);
+        REQUIRE(got == 0 || other->sent_at_records == SIZE_MAX || memcmp(d->conn.receive.cipher.k.b, other->conn.send.cipher.k.b, 32) == 0);
     }
 }
 
@@ -160,9 +189,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         return 0;
     enum oe_mqtt version = (enum oe_mqtt)(3 + data[0] % 3);
     memset(&r, 0, sizeof(r));
-    for (int i = 0; i < 2; i++)
-        drive_open(&r.end[i], i == 0 ? OE_INITIATOR : OE_RESPONDER,
-                   &(struct drive_how){.policy = OE_POLICY_PREFER, .seed = (uint8_t)(i * 8), .bytewise = 1});
+    r.mode = &modes[data[0] / 3 % (sizeof(modes) / sizeof(modes[0]))];
+    drive_responders(r.mode->admission, 1, 1000);
+    drive_open(&r.end[0], OE_INITIATOR,
+               &(struct drive_how){.policy = r.mode->client, .bytewise = 1, .trust = r.mode->trust, .peer_seed = 8});
+    drive_open(&r.end[1], OE_RESPONDER, &(struct drive_how){.policy = r.mode->broker, .seed = 8, .bytewise = 1});
     for (size_t at = 1; at + 1 < n && at < 400; at += 2) {
         step(&r, version, data[at], data[at + 1]);
         check(&r);

@@ -1,14 +1,42 @@
 /* A responder whose peer is the fuzzer: see one_end.h. Byte 0: 0 to 2 a CONNECT of a version has come and CONNACK has been sent, 3 to 5 a probe
- * too, so that message 2 is out; otherwise nothing has come. */
+ * too, so that message 2 is out; 7 to 13 the same with policy require (13: nothing has come); 14 a preface of XX has come, 15 one of IK for
+ * another key; otherwise nothing has come. */
 #include "one_end.h"
+
+#define WAYS 16
+#define REQUIRED 7
+#define PREFACE 14
+
+/* What an initiator that knows nobody, or somebody else, begins with. */
+static void come_with_preface(struct drive *d, int ik)
+{
+    struct drive i;
+    struct oe_buf b = {0};
+    drive_open(&i, OE_INITIATOR,
+               &(struct drive_how){
+                   .policy = OE_POLICY_REQUIRE, .seed = 5, .peer_seed = 9, .trust = {.known = ik ? DRIVE_KNOWN_RIGHT : DRIVE_KNOWN_NONE}});
+    drive_connect(&b, OE_MQTT_311);
+    (void)drive_app(&i, oe_buf_span(&b).p, oe_buf_n(&b));
+    (void)drive_move(&i, d, SIZE_MAX);
+    REQUIRE(d->conn.phase == (ik ? OE_PHASE_R_RETRY : OE_PHASE_R_PREFACE));
+    oe_buf_free(&b);
+    drive_close(&i);
+}
 
 static void begin(struct drive *d, unsigned which, size_t size)
 {
-    enum oe_mqtt version = (enum oe_mqtt)(3 + which % 3);
+    enum oe_policy policy = which >= REQUIRED && which < PREFACE ? OE_POLICY_REQUIRE : OE_POLICY_PREFER;
     struct oe_buf b = {0};
-    drive_open(d, OE_RESPONDER, &(struct drive_how){.policy = OE_POLICY_PREFER, .seed = 1, .room = size % 50});
+    drive_responders(OE_ADMIT_ANY, 1, 1000);
+    drive_open(d, OE_RESPONDER, &(struct drive_how){.policy = policy, .seed = 1, .room = size % 50});
+    if (which >= PREFACE) {
+        come_with_preface(d, which > PREFACE);
+        return;
+    }
+    which %= REQUIRED;
     if (which >= 6)
         return;
+    enum oe_mqtt version = (enum oe_mqtt)(3 + which % 3);
     drive_connect(&b, version);
     (void)drive_peer(d, oe_buf_span(&b).p, oe_buf_n(&b));
     oe_buf_free(&b);
@@ -33,8 +61,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (n < 2)
         return 0;
     size_t size = 1 + data[1] % 7;
-    begin(&whole, data[0] % 7, SIZE_MAX / 64);
-    begin(&pieces, data[0] % 7, size);
+    begin(&whole, data[0] % WAYS, SIZE_MAX / 64);
+    begin(&pieces, data[0] % WAYS, size);
     one_end_run(&whole, data + 2, n - 2, SIZE_MAX);
     one_end_run(&pieces, data + 2, n - 2, size);
     one_end_same(&whole, &pieces);

@@ -53,8 +53,8 @@ static inline void one_end_run(struct drive *d, const uint8_t *data, size_t n, s
                 if ((kind == STEP_APP ? drive_app : drive_peer)(d, data + at, piece) != OE_OK)
                     return;
                 at += piece;
-                if (kind == STEP_APP && oe_buf_n(&d->sent) - before < piece)
-                    break; /* not taken: nothing of this step is */
+                if (kind == STEP_APP && (oe_buf_n(&d->sent) - before < piece || d->conn.phase == OE_PHASE_REFUSED))
+                    break; /* not taken: nothing more of this step is */
             }
             data += k;
             n -= k;
@@ -82,6 +82,7 @@ static inline void one_end_same(const struct drive *a, const struct drive *b)
     REQUIRE(a->conn.reason == b->conn.reason);
     REQUIRE(a->conn.security == b->conn.security);
     REQUIRE(a->conn.remember == b->conn.remember);
+    REQUIRE(a->conn.downgraded == b->conn.downgraded);
     REQUIRE(a->dead[0] == b->dead[0] && a->dead[1] == b->dead[1]);
     REQUIRE(oe_conn_kept(&a->conn) == oe_conn_kept(&b->conn));
 }
@@ -90,7 +91,7 @@ static inline void one_end_same(const struct drive *a, const struct drive *b)
 static inline void one_end_check(const struct drive *d)
 {
     REQUIRE(d->conn.phase != OE_PHASE_RECORDS);
-    REQUIRE(d->conn.security != OE_SEC_UNAUTHENTICATED);
+    REQUIRE(d->conn.security == OE_SEC_UNDECIDED || d->conn.security == OE_SEC_PLAIN || d->conn.security == OE_SEC_REFUSED);
 }
 
 #endif

@@ -111,7 +111,7 @@ static inline void ck_talk(struct oe_buf connect)
 /* All that is on the wires, until nothing is left. */
 static inline void exchange(void)
 {
-    while (oe_buf_n(&I.wire) + oe_buf_n(&R.wire) != 0) {
+    for (int step = 0; step < 10 && oe_buf_n(&I.wire) + oe_buf_n(&R.wire) != 0; step++) {
         ck_assert_int_eq(drive_move(&I, &R, SIZE_MAX), OE_OK);
         ck_assert_int_eq(drive_move(&R, &I, SIZE_MAX), OE_OK);
     }

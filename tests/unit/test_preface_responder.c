@@ -76,6 +76,33 @@ START_TEST(r_connect__ik_fresh)
 }
 END_TEST
 
+/* One client connects twice in an epoch: it is the ephemeral key that is new or not. */
+START_TEST(r_connect__ik_fresh_twice)
+{
+    open_responder(OE_POLICY_PREFER);
+    for (unsigned i = 0; i < 3; i++) {
+        struct oe_secret e;
+        struct drive client, broker;
+        struct oe_buf c = connect_of(4);
+        memset(e.b, 50 + (int)(i % 2), sizeof(e.b)); /* the third is the first again */
+        drive_open(&client, OE_INITIATOR,
+                   &(struct drive_how){.policy = OE_POLICY_PREFER, .seed = 1, .peer_seed = 2, .trust = known_fresh, .ephemeral0 = &e});
+        drive_open(&broker, OE_RESPONDER, &(struct drive_how){.policy = OE_POLICY_PREFER, .seed = 2});
+        push(drive_app, &client, connect_of(4));
+        ck_assert_int_eq(drive_move(&client, &broker, SIZE_MAX), OE_OK);
+        ck_assert_int_eq(broker.conn.phase, OE_PHASE_RECORDS);
+        if (i == 2)
+            ck_bytes(&broker.app, "", 0);
+        else
+            ck_assert(drive_same(&broker.app, &c));
+        oe_buf_free(&c);
+        drive_close(&client);
+        drive_close(&broker);
+    }
+    close_both();
+}
+END_TEST
+
 /* What message 2 of IK says: early as it was, and the responder's epoch. */
 START_TEST(r_connect__ik_answer)
 {
@@ -564,7 +591,7 @@ START_TEST(any__not_admitted_xx)
         open_trust(retry ? OE_POLICY_PREFER : OE_POLICY_REQUIRE, OE_POLICY_REQUIRE, retry ? second : nothing);
         drive_responders(OE_ADMIT_NOT, EPOCH, 1);
         push(drive_app, &I, connect_of(5));
-        while (R.conn.phase != OE_PHASE_REFUSED) {
+        for (int step = 0; step < 3 && R.conn.phase != OE_PHASE_REFUSED; step++) {
             ck_assert_int_eq(drive_move(&I, &R, SIZE_MAX), OE_OK);
             if (R.conn.phase != OE_PHASE_REFUSED)
                 ck_assert_int_eq(drive_move(&R, &I, SIZE_MAX), OE_OK);
@@ -588,7 +615,7 @@ START_TEST(any__not_admitted_probe)
             ck_assert_int_eq(drive_move(&I, &R, SIZE_MAX), OE_OK);
             clear(&R.app);
             push(drive_app, &R, connack_of(v));
-            while (R.conn.phase != OE_PHASE_R_MESSAGE3) {
+            for (int step = 0; step < 3 && R.conn.phase != OE_PHASE_R_MESSAGE3; step++) {
                 ck_assert_int_eq(drive_move(&R, &I, SIZE_MAX), OE_OK);
                 ck_assert_int_eq(drive_move(&I, &R, SIZE_MAX), OE_OK);
             }
@@ -1059,6 +1086,7 @@ int main(void)
     const TTest *const tests[] = {
         r_connect__preface_kept,
         r_connect__ik_fresh,
+        r_connect__ik_fresh_twice,
         r_connect__ik_answer,
         r_connect__ik_payload_not_allowed,
         r_connect__ik_does_not_verify,
