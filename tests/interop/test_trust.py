@@ -427,8 +427,9 @@ def test_listed_with_prefer(world):
 
 # ---- known_peers -------------------------------------------------------------------------------------------------------------------------
 
-CORRUPT = {"word": "nonsense", "no port": f"127.0.0.1 {STRANGER} tofu - -", "short key": "127.0.0.1:1 oe1:AAAA= tofu", "state": f"127.0.0.1:1 {STRANGER} trusted",
-           "time": f"127.0.0.1:1 {STRANGER} tofu yesterday -", "epoch": f"127.0.0.1:1 {STRANGER} tofu - - 12", "more": f"127.0.0.1:1 {STRANGER} tofu - - - x"}
+CORRUPT = {"word": "nonsense", "no port": f"127.0.0.1 {STRANGER} tofu - -", "short key": "127.0.0.1:1 oe1:AAAA= tofu",
+           "state": f"127.0.0.1:1 {STRANGER} trusted", "time": f"127.0.0.1:1 {STRANGER} tofu yesterday -",
+           "epoch": f"127.0.0.1:1 {STRANGER} tofu - - 12", "more": f"127.0.0.1:1 {STRANGER} tofu - - - x"}
 
 
 @pytest.mark.parametrize("policy", ["prefer", "require"])
@@ -561,11 +562,12 @@ def test_pipelined_behind_connect(world, version, connect_size):
 def test_connect_that_is_malformed(world):
     """Behind the byte 0x10 of a connection that wants a preface there is no way to plain."""
     server, relay = raw_pair(world, 4)
-    for raw in (b"\x10\xff\xff\xff\xff\x7f", b"\x10\x0c\0\4MQTT\7\2\0\x3c\0\0", b"\x10\x05HTTP/", b"\x10" + mqtt.varint(2 << 20) + b"\0\4MQTT\5"):
+    odd = [b"\x10\xff\xff\xff\xff\x7f", b"\x10\x0c\0\4MQTT\7\2\0\x3c\0\0", b"\x10\x05HTTP/", b"\x10" + mqtt.varint(2 << 20) + b"\0\4MQTT\5"]
+    for raw in odd:
         result, proc = rawpeers.one_client(world, 4, relay.port, ms=700, state="raw", connect=raw.hex())
         assert result["data"][:1] in (b"\x20", b"") and proc.oe()[0].state == "refused", proc.stderr()
     assert relay.recording().strip(b"\0") == b""
-    assert server.report_all() == [b""] * 4
+    assert server.report_all() == [b""] * len(odd)
 
 
 # ---- names -------------------------------------------------------------------------------------------------------------------------------

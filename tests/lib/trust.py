@@ -1,5 +1,6 @@
 """Helpers of the tests of PROTOCOL.md, sections 8 and 9, with real programs: known_peers, a preface on the wire, and a scene to try them in."""
 
+import base64
 import collections
 import os
 import re
@@ -7,7 +8,6 @@ import shlex
 import subprocess
 
 import harness as h
-import mqtt
 import oepreface
 
 Known = collections.namedtuple("Known", "endpoint key state first last epoch number")
@@ -61,6 +61,10 @@ def identity(world, name):
     state = world.state(name)
     subprocess.run([ctl(), "id"], env=h.child_env(state), check=True, capture_output=True)
     return h.fingerprint(state)
+
+
+def public(fingerprint):
+    return base64.b64decode(fingerprint[4:], validate=True)
 
 
 def ctl():
@@ -177,7 +181,7 @@ class Scene:
         self.broker = world.broker(library=library, port=self.port, host=host, env=env, **kw)
         self.relay = world.relay(self.broker)
         self.endpoint = f"[{host}]:{self.relay.port}" if ":" in host else f"{host}:{self.relay.port}"
-        self.client_id, self.topic = "client-id-" + os.urandom(5).hex(), "plant-topic/" + os.urandom(8).hex()
+        self.client_id, self.topic = "client-id-" + os.urandom(5).hex(), "topic-of-the-plant/" + os.urandom(8).hex()
         self.count, self.witnesses = 0, []
         self.witness()
 
@@ -229,6 +233,11 @@ class Scene:
         if tool == "pub":
             assert self.arrived(payload) == (proc.status == 0), proc.stderr()
         return found
+
+    def contact_raw(self, version, port, policy, payload="payload-of-contact", status=0):
+        """mosquitto_pub to any port, with what comes of it left to the test."""
+        return self.world.pub(port, self.topic, payload=payload, qos=0, protocol=version, client_id=self.client_id, state=self.state,
+                              options=("-v", "-p", policy), status=status)
 
     def seen(self):
         """(topic, payload) of everything that any witness saw, after all that has been sent up to now."""
