@@ -26,6 +26,7 @@ import harness
 import mqtt
 import oewire
 from fakes import Ended, FakeBroker, Session
+from rawpeers import LibraryServer, one_client, run_clients, settings
 
 pytestmark = pytest.mark.skipif(harness.NATIVE or harness.POLICY == "off", reason="these tests are about the library")
 SERVER_KEY = bytes([7]) * 32
@@ -38,11 +39,6 @@ OUTCOMES = {"eof", "ECONNRESET", "EPIPE"}  # ways in which a connection may end 
 def world():
     with harness.World(True) as w:
         yield w
-
-
-def settings(world, ms):
-    """Environment for a handshake time-out of ms."""
-    return {"OE_MQTT_CONFIG": world.file(f"oe-mqtt-{ms}.conf", b"[link]\nhandshake-timeout = %dms\n" % ms)}
 
 
 def responder():
@@ -64,76 +60,6 @@ def one_line(proc, state, role="connect"):
 def pub(world, port, version, topic="t/x", payload="hello", qos=1, status=0, **kw):
     kw.setdefault("env", settings(world, 700))
     return world.pub(port, topic, payload=payload, qos=qos, protocol=mqtt.MOSQUITTO_V[version], status=status, **kw)
-
-
-def run_clients(world, version, connections, ms=700, expect=None, **job):
-    """Raw clients under the library, many in one process. expect: the state that every line must show."""
-    job = dict({"version": version, "connections": connections, "limit": 15, "total": 60, "parallel": 48}, **job)
-    path = world.file("job.json", json.dumps(job).encode())
-    proc = world.start([fakes.PYTHON, fakes.PEER_SCRIPT, "client"], stdin=path, env=settings(world, ms))
-    proc.wait(90)
-    assert proc.status == 0, proc.stderr()[-3000:]
-    results = json.loads(proc.stdout())
-    for r in results:
-        r["data"] = bytes.fromhex(r["data"])
-        assert r["end"] not in ("running", "timeout"), (r, proc.stderr()[-2000:])
-    lines = proc.oe()
-    assert {line.role for line in lines} == {"connect"}, proc.stderr()[-3000:]
-    if expect:
-        assert {line.state for line in lines} == {expect}, proc.stderr()[-3000:]
-    return results, proc
-
-
-def one_client(world, version, port, **job):
-    results, proc = run_clients(world, version, [{"port": port, "id": "one", "banner": job.pop("banner", False),
-                                                  "blocking": job.pop("blocking", False)}], **job)
-    return results[0], proc
-
-
-class LibraryServer:
-    """The raw Python server under the library."""
-
-    def __init__(self, world):
-        self.world = world
-        read, self.stdin = os.pipe()
-        self.proc = world.start([fakes.PYTHON, fakes.PEER_SCRIPT, "server"], stdin=f"/dev/fd/{read}", env=settings(world, 15000))
-        os.close(read)
-        self.port = int(harness.wait_until(lambda: b"\n" in self.proc.stdout() and self.proc.stdout(), "the server's port").split()[0])
-
-    def report(self):
-        """{client id: (bytes that the application got, how the connection ended for it)}; b"" holds those without CONNECT."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and not self.settled():
-            time.sleep(0.05)
-        os.close(self.stdin)
-        self.proc.wait(30)
-        assert self.proc.status == 0, self.proc.stderr()[-3000:]
-        found = {}
-        for r in json.loads(self.proc.stdout().split(b"\n", 1)[1]):
-            data = bytes.fromhex(r["data"])
-            try:
-                name = mqtt.parse_connect(data)["client_id"]
-            except (IndexError, TypeError, mqtt.Malformed):
-                name = ""
-            found[name] = (data, r["end"])
-        return found
-
-    def settled(self):
-        """Whether all connections have ended: no established socket is left in the process."""
-        try:
-            fds = os.listdir(f"/proc/{self.pid()}/fd")
-        except OSError:
-            return True
-        return sum(1 for fd in fds if self._is_socket(fd)) <= 1
-
-    def pid(self):
-        return self.proc.pid
-
-    def _is_socket(self, fd):
-        try:
-            return os.readlink(f"/proc/{self.pid()}/fd/{fd}").startswith("socket:")
-        except OSError:
-            return False
 
 
 # ---- interoperation ----------------------------------------------------------------------------------------------------------------------

@@ -341,7 +341,8 @@ def test_stock_tls_listener_refuses_it(tmp_path):
         assert not re.search(r"as \S+ \(p\d", broker.log()), broker.log()
 
 
-@pytest.mark.parametrize("answer", [mqtt.connack(4, 1), mqtt.connack(5), mqtt.auth(0x18, mqtt.auth_properties("OE-MQTT")), oepreface.auth(XX, bytes(112)),
+@pytest.mark.parametrize("answer", [mqtt.connack(4, 1), mqtt.connack(5), mqtt.auth(0x18, mqtt.auth_properties("OE-MQTT")),
+                                    oepreface.auth(XX, bytes(112)),
                                     oepreface.auth(IK, bytes(65)), oepreface.REFUSAL[:-1] + b"U", mqtt.publish(5, "t", b"plain"), b"\xff" * 20,
                                     b"HTTP/1.1 400 Bad Request\r\n"])
 @pytest.mark.parametrize("kind", ["xx", "ik"])

@@ -38,7 +38,8 @@ def end_word(error):
 
 def client(job):
     """job: connections [{port, id, blocking, banner}], version, auth (run an AUTH exchange), send (hex: sent after CONNACK), then (hex:
-    sent after that when `then_after` bytes have come), stop_after (bytes: shut down output then), limit (seconds), parallel."""
+    sent after that when `then_after` bytes have come), stop_after (bytes: shut down output then), limit (seconds), parallel, connect (hex: instead
+    of a CONNECT with the id), behind (hex: written together with CONNECT), step (bytes: CONNECT is written in such pieces)."""
     gate = threading.Semaphore(job.get("parallel", 64))
     results = [None] * len(job["connections"])
     threads = [threading.Thread(target=client_thread, args=(job, n, results, gate), daemon=True) for n in range(len(results))]
@@ -70,7 +71,7 @@ def client_one(job, want, result):
         if want.get("banner"):
             data += s.recv(4096)
         props = mqtt.auth_properties("fake", b"1") if job.get("auth") else b""
-        s.sendall(mqtt.connect(version, want["id"], props=props))
+        send_connect(s, job, want, props)
         todo = [bytes.fromhex(x) for x in (job.get("send", ""), job.get("then", "")) if x]
         authed = not job.get("auth")
         while True:
@@ -89,6 +90,17 @@ def client_one(job, want, result):
                 s.sendall(todo.pop(0))
             if job.get("stop_after") and len(data) >= job["stop_after"]:
                 s.shutdown(socket.SHUT_WR)
+
+
+def send_connect(s, job, want, props):
+    connect = bytes.fromhex(job.get("connect", "")) or mqtt.connect(job["version"], want["id"], props=props)
+    step = job.get("step")
+    for at in range(0, len(connect) if step else 0, step or 1):
+        s.sendall(connect[at:at + step])
+        time.sleep(0.001)
+    whole = (b"" if step else connect) + bytes.fromhex(job.get("behind", ""))
+    if whole:
+        s.sendall(whole)
 
 
 def server():
