@@ -108,7 +108,7 @@ enum oe_status oe_initiator_keep_connect(struct oe_conn *c, struct oe_span in, u
     enum oe_status prefix = oe_connect_prefix(hs->app.kept, hs->app.kept_n, &c->version); /* first: a refusal is made in this version */
     if (st == OE_MALFORMED || prefix == OE_MALFORMED || (st == OE_OK && prefix != OE_OK))
         oe_conn_go_refused(c, OE_REASON_MALFORMED);
-    else if (oe_buf_n(&hs->connect) + *taken > OE_PREFACE_KEPT_BYTES_MAX)
+    else if (prefix == OE_OK && hs->app.header.total_n > OE_PREFACE_KEPT_BYTES_MAX)
         oe_conn_go_refused(c, OE_REASON_CONNECT_LARGE);
     else if (oe_buf_put(&hs->connect, in.p, *taken) != OE_OK)
         return OE_NOMEM;

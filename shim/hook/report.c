@@ -47,7 +47,8 @@ static void emit_state(const struct oe_report *r, const char *endpoint)
 {
     char peer[OE_FINGERPRINT_CHARS + 1] = "-";
     /* What is not MQTT is nobody's business unless he debugs; TLS may be MQTT inside, and an operator should know. */
-    enum oe_log_level level = r->version == OE_MQTT_NONE && r->reason != OE_REASON_TLS ? OE_LOG_DEBUG : OE_LOG_INFO;
+    int quiet = r->version == OE_MQTT_NONE && r->reason != OE_REASON_TLS && r->security != OE_SEC_REFUSED;
+    enum oe_log_level level = quiet ? OE_LOG_DEBUG : OE_LOG_INFO;
 
     if (r->peer_seen)
         oe_public_fingerprint(&r->peer, peer);

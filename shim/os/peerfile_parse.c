@@ -163,6 +163,13 @@ static enum oe_status parse_epoch(const char *text, struct oe_peer *peer)
 
 static const char key_allowed[] = "oe1: and 44 characters of base64";
 
+/* In the file the port is always there: a line that is valid for another port than its writer thinks would protect nothing. */
+static int has_port(const char *endpoint)
+{
+    const char *colon = strrchr(endpoint, ':');
+    return colon != NULL && (colon == strchr(endpoint, ':') || (endpoint[0] == '[' && colon[-1] == ']'));
+}
+
 enum oe_peer_line_kind oe_peerfile_line(const struct oe_peer_line *line, struct oe_peer *peer, char problem[OE_PEERFILE_WHY_BYTES])
 {
     static const char time_allowed[] = "2026-11-22T13:41:05Z, -";
@@ -178,7 +185,7 @@ enum oe_peer_line_kind oe_peerfile_line(const struct oe_peer_line *line, struct 
                        n == 1 ? "" : "s");
         return OE_LINE_BAD;
     }
-    if (oe_peerfile_endpoint(f[0].text, peer->endpoint) != OE_OK)
+    if (!has_port(f[0].text) || oe_peerfile_endpoint(f[0].text, peer->endpoint) != OE_OK)
         return wrong(problem, "endpoint", &f[0], "HOST:PORT, [IPV6]:PORT");
     if (oe_public_parse(f[1].text, &peer->key) != OE_OK)
         return wrong(problem, "key", &f[1], key_allowed);

@@ -149,8 +149,8 @@ START_TEST(known_peers_in_every_form)
                                "  B.Example:2\t\t" KEY_2 "  pinned \t - -\n"
                                "[0::1]:3 " KEY_3 " tofu " T0_TEXT " 2027-01-01T00:00:00Z -\n"
                                "  # indented\n"
-                               "c " KEY_1 " pinned - " T0_TEXT " " EPOCH_1 "\n"
-                               "c " KEY_2 " tofu " T0_TEXT " - E1e1E1e1E1e1E1e1E1e1E1e1E1e1E1e1";
+                               "c:1883 " KEY_1 " pinned - " T0_TEXT " " EPOCH_1 "\n"
+                               "C:1883 " KEY_2 " tofu " T0_TEXT " - E1e1E1e1E1e1E1e1E1e1E1e1E1e1E1e1";
     unsigned fds = count_fds();
 
     put_known(text);
@@ -224,7 +224,10 @@ static const struct wrong wrong_known[] = {
     {"a:1 " KEY_3 " tofu - - e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1g1", "epoch"},
     {"a:1 " KEY_3 " tofu - - e1e1e1e1e1e1e1e1:1e1e1e1e1e1e1e1", "epoch"},
     {"a:1 " KEY_1 " pinned", "the endpoint and key of line 1 again; allowed: once"},
-    {"A " KEY_2 " tofu", "the endpoint and key of line 3 again"},
+    {"A:1883 " KEY_2 " tofu", "the endpoint and key of line 3 again"},
+    {"a " KEY_3 " tofu", "endpoint \"a\" is wrong; allowed: HOST:PORT, [IPV6]:PORT"},
+    {"[::1] " KEY_3 " tofu", "endpoint"},
+    {"::1 " KEY_3 " tofu", "endpoint"},
 };
 
 START_TEST(bad_lines_of_known_peers)
@@ -593,7 +596,7 @@ START_TEST(contact_where_a_line_is_bad)
 
     for (size_t i = 0; i < sizeof(wrong_known) / sizeof(wrong_known[0]); i++) {
         const char *line = wrong_known[i].line;
-        (void)snprintf(text, sizeof(text), "a:1 " KEY_1 " tofu\nb:1 " KEY_3 " tofu\na " KEY_2 " tofu\n%s\n", line);
+        (void)snprintf(text, sizeof(text), "a:1 " KEY_1 " tofu\nb:1 " KEY_3 " tofu\na:1883 " KEY_2 " tofu\n%s\n", line);
         put_known(text);
         ck_assert_msg(contact("new:1", 1, NULL, T0) == OE_INVALID, "%s", line);
         ck_assert_ptr_nonnull(strstr(why, "/known_peers:4: "));

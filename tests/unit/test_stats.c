@@ -426,8 +426,19 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
-        what_is_written_is_read, two_files_are_one_process, half_written, never_torn, not_ours, stale, sizes, garbage,
-        other_things_in_the_directory, not_for_others, no_room, text, sweeping,
+        what_is_written_is_read,
+        two_files_are_one_process,
+        half_written,
+        never_torn,
+        not_ours,
+        stale,
+        sizes,
+        garbage,
+        other_things_in_the_directory,
+        not_for_others,
+        no_room,
+        text,
+        sweeping,
     };
     Suite *suite = suite_create("stats");
     TCase *tc = tcase_create("stats");
