@@ -606,7 +606,7 @@ START_TEST(contact_where_a_line_is_bad)
         ck_known_is(text);
         ck_assert_int_eq(contact("b:1", 3, NULL, T0), OE_OK);
         (void)snprintf(good, sizeof(good), "b:1 " KEY_3 " tofu - " T0_TEXT "\n");
-        (void)snprintf(text, sizeof(text), "a:1 " KEY_1 " tofu\n%sa " KEY_2 " tofu\n%s\n", good, line);
+        (void)snprintf(text, sizeof(text), "a:1 " KEY_1 " tofu\n%sa:1883 " KEY_2 " tofu\n%s\n", good, line);
         ck_known_is(text);
     }
 }
