@@ -581,9 +581,11 @@ START_TEST(contact_with_lines_of_all_kinds)
     ck_assert_int_eq(contact("b:1", 3, NULL, -5), OE_OK); /* no clock */
     strcat(expect, "b:1 " KEY_3 " tofu - -\n");
     ck_known_is(expect);
-    put_known("a:1 " KEY_1 " pinned");
+    put_known("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned");
     ck_assert_int_eq(contact("a:1", 1, NULL, T0), OE_OK);
-    ck_known_is("a:1 " KEY_1 " pinned - " T0_TEXT "\n");
+    ck_assert_int_eq(contact("a:111", 1, NULL, T0), OE_OK);
+    ck_known_is("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned - " T0_TEXT "\na:111 " KEY_1 " tofu " T0_TEXT " " T0_TEXT "\n");
+    put_known("a:1 " KEY_1 " pinned - " T0_TEXT "\n");
     for (size_t i = 0; i < 3; i++)
         ck_assert_int_eq(contact(((const char *const[]){"", "a b", "a:0"})[i], 1, NULL, T0), OE_INVALID);
     ck_assert_ptr_nonnull(strstr(why, "a:0: no endpoint; allowed: HOST:PORT"));
@@ -835,7 +837,7 @@ enum { PROCESSES = 50 };
 /* Runs f(i) in as many processes at once; f's result is whether it went well. */
 static void at_once(int (*f)(int i))
 {
-    int start[2], state;
+    int start[2], state, well = 0;
     ck_assert_int_eq(pipe(start), 0);
     for (int i = 0; i < PROCESSES; i++) {
         pid_t pid = fork();
@@ -849,10 +851,9 @@ static void at_once(int (*f)(int i))
     }
     (void)close(start[0]);
     (void)close(start[1]);
-    for (int i = 0; i < PROCESSES; i++) {
-        ck_assert_int_gt(wait(&state), 0);
-        ck_assert_int_eq(state, 0);
-    }
+    while (wait(&state) > 0) /* all of them, before a failure ends this test and takes the directory away */
+        well += state == 0;
+    ck_assert_int_eq(well, PROCESSES);
 }
 
 static int trusts_its_own(int i)
