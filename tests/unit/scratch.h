@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ static inline void remove_tree(const char *path)
 {
     DIR *d = opendir(path);
     struct dirent *entry;
-    char child[1024];
+    char child[PATH_MAX];
 
     if (d == NULL) {
         (void)unlink(path);

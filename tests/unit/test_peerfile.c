@@ -70,10 +70,15 @@ static size_t forget(const char *endpoint, int key)
     return removed;
 }
 
-static void read_known(void)
+static enum oe_status try_known(void)
 {
     oe_peers_free(&peers);
-    enum oe_status status = oe_peerfile_read_known(dir, &peers);
+    return oe_peerfile_read_known(dir, &peers);
+}
+
+static void read_known(void)
+{
+    enum oe_status status = try_known();
     ck_assert_msg(status == OE_OK, "%d: %s", (int)status, peers.why);
 }
 
@@ -404,7 +409,7 @@ START_TEST(files_that_others_may_write)
     put_known(line);
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
         ck_assert_int_eq(chmod(in_dir("known_peers"), modes[i]), 0);
-        ck_assert_int_eq(oe_peerfile_read_known(dir, &peers), OE_INVALID);
+        ck_assert_int_eq(try_known(), OE_INVALID);
         ck_assert_uint_eq(peers.n, 0);
         (void)snprintf(expect, sizeof(expect), "%s: mode %04o lets others write it; run: chmod go-w %s", in_dir("known_peers"),
                        (unsigned)modes[i], in_dir("known_peers"));
@@ -420,7 +425,7 @@ START_TEST(files_that_others_may_write)
     ck_assert_uint_eq(peers.n, 1);
     if (geteuid() == 0) {
         ck_assert_int_eq(chown(in_dir("known_peers"), 12345, 12345), 0);
-        ck_assert_int_eq(oe_peerfile_read_known(dir, &peers), OE_INVALID);
+        ck_assert_int_eq(try_known(), OE_INVALID);
         ck_assert_ptr_nonnull(strstr(peers.why, ": belongs to a stranger (user 12345); run: chown 0 "));
         ck_assert_int_eq(chown(dir, 12345, 12345), 0);
         read_known();
@@ -434,11 +439,11 @@ START_TEST(files_that_are_none)
     static const char line[] = "a:1 " KEY_1 " tofu\n";
 
     ck_assert_int_eq(mkfifo(in_dir("known_peers"), 0600), 0);
-    ck_assert_int_eq(oe_peerfile_read_known(dir, &peers), OE_INVALID); /* and does not wait */
+    ck_assert_int_eq(try_known(), OE_INVALID); /* and does not wait */
     ck_assert_ptr_nonnull(strstr(peers.why, "/known_peers: not a regular file"));
     ck_assert_int_eq(unlink(in_dir("known_peers")), 0);
     ck_assert_int_eq(mkdir(in_dir("known_peers"), 0700), 0);
-    ck_assert_int_eq(oe_peerfile_read_known(dir, &peers), OE_INVALID);
+    ck_assert_int_eq(try_known(), OE_INVALID);
     ck_assert_int_eq(contact("b:1", 1, NULL, T0), OE_INVALID);
     ck_assert_int_eq(rmdir(in_dir("known_peers")), 0);
     put("elsewhere", line);
@@ -475,7 +480,7 @@ START_TEST(files_at_their_limits)
     ck_assert_int_eq(contact("new:1", 2, NULL, T0), OE_OK);
     text[n] = '#';
     write_file(path, text, n + 1, 0600);
-    ck_assert_int_eq(oe_peerfile_read_known(dir, &peers), OE_INVALID);
+    ck_assert_int_eq(try_known(), OE_INVALID);
     ck_assert_ptr_nonnull(strstr(peers.why, ": too long; allowed: 10000 lines, 1048576 bytes"));
 
     memset(text, '#', OE_PEERFILE_BYTES_MAX + 1);
@@ -484,7 +489,7 @@ START_TEST(files_at_their_limits)
     ck_assert_uint_eq(peers.bad_line, 0);
     ck_assert_int_eq(contact("new:1", 2, NULL, T0), OE_LIMIT);
     write_file(path, text, OE_PEERFILE_BYTES_MAX + 1, 0600);
-    ck_assert_int_eq(oe_peerfile_read_known(dir, &peers), OE_INVALID);
+    ck_assert_int_eq(try_known(), OE_INVALID);
     ck_assert_ptr_nonnull(strstr(peers.why, ": too long; "));
     ck_assert_int_eq(contact("new:1", 2, NULL, T0), OE_INVALID);
     free(text);
@@ -579,9 +584,15 @@ START_TEST(contact_with_lines_of_all_kinds)
     ck_assert_int_eq(contact("b:1", 3, NULL, -5), OE_OK); /* no clock */
     strcat(expect, "b:1 " KEY_3 " tofu - -\n");
     ck_known_is(expect);
-    put_known("a:1 " KEY_1 " pinned");
+    put_known("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned");
     ck_assert_int_eq(contact("a:1", 1, NULL, T0), OE_OK);
-    ck_known_is("a:1 " KEY_1 " pinned - " T0_TEXT "\n");
+    ck_assert_int_eq(contact("a:111", 1, NULL, T0), OE_OK);
+    ck_known_is("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned - " T0_TEXT "\na:111 " KEY_1 " tofu " T0_TEXT " " T0_TEXT "\n");
+    put_known("a:11 " KEY_1 " tofu - " T0_TEXT "\n");
+    ck_assert_int_eq(contact("a:1", 1, NULL, T0), OE_OK); /* another endpoint with the same key, and one that begins alike */
+    ck_assert_int_eq(contact("a:1111", 2, NULL, T0), OE_OK);
+    ck_known_is("a:11 " KEY_1 " tofu - " T0_TEXT "\na:1 " KEY_1 " tofu " T0_TEXT " " T0_TEXT "\na:1111 " KEY_2 " tofu " T0_TEXT " " T0_TEXT "\n");
+    put_known("a:1 " KEY_1 " pinned - " T0_TEXT "\n");
     for (size_t i = 0; i < 3; i++)
         ck_assert_int_eq(contact(((const char *const[]){"", "a b", "a:0"})[i], 1, NULL, T0), OE_INVALID);
     ck_assert_ptr_nonnull(strstr(why, "a:0: no endpoint; allowed: HOST:PORT"));
@@ -766,7 +777,7 @@ START_TEST(changes_on_a_full_tmpfs)
     struct oe_public key = key_of(1);
     unsigned n;
 
-    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", "", MS_REC | MS_PRIVATE, NULL) != 0 ||
         mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=0700") != 0)
         return; /* not root, or not allowed to: the test above has it without */
     for (n = 0; n < 20; n++) {
@@ -833,7 +844,7 @@ enum { PROCESSES = 50 };
 /* Runs f(i) in as many processes at once; f's result is whether it went well. */
 static void at_once(int (*f)(int i))
 {
-    int start[2], state;
+    int start[2], state, well = 0;
     ck_assert_int_eq(pipe(start), 0);
     for (int i = 0; i < PROCESSES; i++) {
         pid_t pid = fork();
@@ -847,10 +858,9 @@ static void at_once(int (*f)(int i))
     }
     (void)close(start[0]);
     (void)close(start[1]);
-    for (int i = 0; i < PROCESSES; i++) {
-        ck_assert_int_gt(wait(&state), 0);
-        ck_assert_int_eq(state, 0);
-    }
+    while (wait(&state) > 0) /* all of them, before a failure ends this test and takes the directory away */
+        well += state == 0;
+    ck_assert_int_eq(well, PROCESSES);
 }
 
 static int trusts_its_own(int i)
@@ -883,13 +893,15 @@ static int reads_or_contacts(int i)
     struct oe_peers now = {0};
     char endpoint[32];
     struct oe_public key = key_of(i + 1);
+    uint64_t end = oe_clock_monotonic_ms() + WAIT_MS;
     size_t last = 1;
 
     (void)snprintf(endpoint, sizeof(endpoint), "h%d:1", i);
     if (i % 2 == 0)
         return oe_peerfile_contact(dir, endpoint, &key, NULL, T0, WAIT_MS, why) == OE_OK;
     while (last < 1 + PROCESSES / 2) {
-        if (oe_peerfile_read_known(dir, &now) != OE_OK || now.bad_line != 0 || now.missing || now.n < last)
+        if (oe_peerfile_read_known(dir, &now) != OE_OK || now.bad_line != 0 || now.missing || now.n < last ||
+            oe_clock_monotonic_ms() > end)
             return 0;
         last = now.n;
         oe_peers_free(&now);
@@ -969,9 +981,10 @@ START_TEST(utc)
                                         "2026-11-22T13:41:-5Z",
                                         "+026-11-22T13:41:05Z"};
     char text[OE_CLOCK_UTC_CHARS + 1], expect[64];
-    int64_t back = 0;
+    const char *thin = getenv("OE_TEST_THIN");
+    int64_t back = 0, step = (86400 * 37 + 86399) * (thin != NULL ? strtol(thin, NULL, 10) : 1);
 
-    for (int64_t s = 0; s < INT64_C(253402300800); s += 86400 * 37 + 86399) {
+    for (int64_t s = 0; s < INT64_C(253402300800); s += step) {
         struct tm tm;
         time_t t = (time_t)s;
         (void)strftime(expect, sizeof(expect), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &tm));
