@@ -103,6 +103,16 @@ enum oe_status oe_conn_open(struct oe_conn *c, struct oe_span in, struct oe_sink
 /* One direction of the records is at its end; the other is under somebody else's lock. Returns st. */
 enum oe_status oe_conn_fail(struct oe_conn *c, enum oe_dir dir, enum oe_reason reason, enum oe_status st);
 
+/* The bytes of a push, direction by direction. */
+enum oe_status oe_conn_push_app(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow);
+enum oe_status oe_conn_push_peer(struct oe_conn *c, struct oe_span in, uint64_t now_ms, struct oe_flow *flow);
+
+/* The end of a handshake: what a side is told when the connection has just been refused; what is still kept goes on or away; the same where it was
+ * refused. */
+enum oe_status oe_conn_refusal(struct oe_conn *c, struct oe_sink *wire);
+enum oe_status oe_conn_release(struct oe_conn *c, struct oe_flow *flow);
+enum oe_status oe_conn_farewell(struct oe_conn *c, struct oe_flow *flow);
+
 /* Moves all of b to the end of a sink. */
 enum oe_status oe_conn_move(struct oe_buf *b, struct oe_sink *to);
 

@@ -15,7 +15,7 @@ LEVELS = [["status", "limits", "bytes"],
           ["secret", "buf", "varint", "topic", "policy"],
           ["frame", "packet", "conf", "noise", "envelope"],
           ["link", "preface", "e2e"],
-          ["conn", "conn_private", "reason", "conn_records", "initiator", "initiator_preface", "responder", "responder_preface"]]
+          ["conn", "conn_private", "reason", "conn_push", "conn_records", "initiator", "initiator_preface", "responder", "responder_preface"]]
 LEVEL = {name: n for n, names in enumerate(LEVELS) for name in names}
 MAY_INCLUDE = {"core": {"core"}, "os": {"os", "core"}, "hook": {"hook", "os", "core"}, "tools": {"tools", "core", "os"}}
 
