@@ -2,7 +2,7 @@
 """Raw MQTT clients, or a raw MQTT server, to be run under the library: many connections in one process, every byte reported.
 
 shim_peer.py client   job (JSON) on standard input; see client()
-shim_peer.py server   port on the first line of standard output, report (JSON) on the second when standard input ends
+shim_peer.py server [N]   N listeners (1); their ports on the first line of standard output, report (JSON) on the second when standard input ends
 Standard library only.
 """
 
@@ -37,8 +37,8 @@ def end_word(error):
 
 
 def client(job):
-    """job: connections [{port, id, blocking, banner}], version, auth (run an AUTH exchange), send (hex: sent after CONNACK), then (hex:
-    sent after that when `then_after` bytes have come), stop_after (bytes: shut down output then), limit (seconds), parallel."""
+    """job: connections [{port, id, blocking, banner}], version, auth (run an AUTH exchange), beside (hex: sent with CONNECT, in one call),
+    send (hex: sent after CONNACK), then (hex: sent after that when `then_after` bytes have come), stop_after (bytes: shut down output then), limit (seconds), parallel."""
     gate = threading.Semaphore(job.get("parallel", 64))
     results = [None] * len(job["connections"])
     threads = [threading.Thread(target=client_thread, args=(job, n, results, gate), daemon=True) for n in range(len(results))]
@@ -70,7 +70,7 @@ def client_one(job, want, result):
         if want.get("banner"):
             data += s.recv(4096)
         props = mqtt.auth_properties("fake", b"1") if job.get("auth") else b""
-        s.sendall(mqtt.connect(version, want["id"], props=props))
+        s.sendall(mqtt.connect(version, want["id"], props=props) + bytes.fromhex(job.get("beside", "")))
         todo = [bytes.fromhex(x) for x in (job.get("send", ""), job.get("then", "")) if x]
         authed = not job.get("auth")
         while True:
@@ -91,13 +91,11 @@ def client_one(job, want, result):
                 s.shutdown(socket.SHUT_WR)
 
 
-def server():
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(512)
-    print(listener.getsockname()[1], flush=True)
-    results = []
-    threading.Thread(target=server_accept, args=(listener, results), daemon=True).start()
+def server(count):
+    listeners, results = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(count)], []
+    print(*(s.getsockname()[1] for s in listeners), flush=True)
+    for listener in listeners:
+        threading.Thread(target=server_accept, args=(listener, results), daemon=True).start()
     sys.stdin.buffer.read()
     end = time.monotonic() + 3
     while time.monotonic() < end and any(r["end"] == "running" for r in results):
@@ -168,8 +166,8 @@ def server_packet(sock, raw, version):
 def main():
     if sys.argv[1:] == ["client"]:
         results = client(json.loads(sys.stdin.read()))
-    elif sys.argv[1:] == ["server"]:
-        results = server()
+    elif sys.argv[1:2] == ["server"]:
+        results = server(int((sys.argv[2:] or ["1"])[0]))
     else:
         sys.exit(__doc__)
     print(json.dumps([r and dict(r, data=bytes(r["data"]).hex()) for r in results]), flush=True)
