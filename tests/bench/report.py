@@ -160,8 +160,10 @@ def proof(raw, table):
         return ["**No proof that the link was encrypted**: measurements of the link variant are invalid, see below.", ""]
     searched = "; neither payload nor topic was found in the bytes a relay recorded, where the plain variant shows both"
     plain_shows = table.results.get("wire") and not any(i["kind"] == "wire" for i in raw["invalid"])
-    return [f"Proof that the link was encrypted: {raw['about']['encrypted_connections']} connections of the link variant were logged as "
-            f"`state=unauthenticated` by both of their ends, none otherwise{searched if plain_shows else ''}.", ""]
+    said = "; ".join(f"the {side}s' logs say " + ", ".join(f"`state={s}` {n} times" for s, n in seen.items())
+                     for side, seen in raw["about"].get("states", {}).items())
+    return [f"Proof that the link was encrypted: {raw['about']['encrypted_connections']} connections of the link variant were logged as such by both of "
+            f"their ends, none otherwise{f' ({said})' if said else ''}{searched if plain_shows else ''}.", ""]
 
 
 def markdown(raw):

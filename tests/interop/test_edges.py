@@ -130,19 +130,55 @@ def test_python_responder_and_mosquitto_clients(world, version):
 
 @each_version
 def test_library_server_and_client(world, version):
-    """Both raw peers under the library; blocking and non-blocking sockets, 40 connections in one process at a time."""
-    server = LibraryServer(world)
+    """Both raw peers under the library; blocking and non-blocking sockets, 40 connections in one process at a time: first contacts with 40
+    endpoints, a later one with each, then 40 later ones with one of them."""
+    server = LibraryServer(world, ports=40)
     up = b"".join(mqtt.publish(version, "up", b"payload %d" % n) for n in range(20))
-    down = mqtt.connack(version) + mqtt.publish(version, "down", b"marker-down") + up.replace(b"\0\2up", b"\0\4echo")
-    echoed = b"".join(mqtt.publish(version, "echo", b"payload %d" % n) for n in range(20))
-    whole = down[:len(down) - len(up) - 40] + echoed
-    connections = [{"port": server.port, "id": f"c{n}", "blocking": n % 2 == 0} for n in range(40)]
-    results, _ = run_clients(world, version, connections, send=up.hex(), stop_after=len(whole), expect="unauthenticated")
-    for r in results:
-        assert (r["data"], r["end"]) == (whole, "eof")
+    whole = mqtt.connack(version) + mqtt.publish(version, "down", b"marker-down")
+    whole += b"".join(mqtt.publish(version, "echo", b"payload %d" % n) for n in range(20))
+    for letter, ports, state in (("a", server.ports, "unauthenticated"), ("b", server.ports, "tofu"), ("c", [server.port] * 40, "tofu")):
+        connections = [{"port": p, "id": f"{letter}{n}", "blocking": n % 2 == 0} for n, p in enumerate(ports)]
+        results, proc = run_clients(world, version, connections, send=up.hex(), stop_after=len(whole), expect=state)
+        for r in results:
+            assert (r["data"], r["end"]) == (whole, "eof")
+        assert sorted(line.port for line in proc.oe()) == sorted(ports)
+        assert all(same_protocol(line, version) and line.peer == harness.fingerprint(server.proc.state) for line in proc.oe()), proc.stderr()
+    known = harness.known_peers(proc.state)
+    assert sorted(line[0] for line in known) == sorted(f"127.0.0.1:{p}" for p in server.ports), known
+    assert {tuple(line[1:3]) for line in known} == {(harness.fingerprint(server.proc.state), "tofu")}
     found = server.report()
-    for n in range(40):
-        assert found[f"c{n}"] == (mqtt.connect(version, f"c{n}") + up, "eof")
+    for name in (f"{letter}{n}" for letter in "abc" for n in range(40)):
+        assert found[name] == (mqtt.connect(version, name) + up, "eof"), name
+    lines = server.proc.oe()
+    assert len(lines) == 120
+    for line in lines:
+        assert (line.role, line.state, line.peer) == ("accept", "unauthenticated", harness.fingerprint(proc.state)) and same_protocol(line, version), line.text
+
+
+@each_version
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
+def test_client_that_does_not_wait_for_connack(world, version, blocking):
+    """What follows CONNECT in the same call goes into records in a later contact; a first one has no place for a probe then."""
+    server = LibraryServer(world)
+    with harness.Relay(server.port) as relay:
+        up = b"".join(mqtt.publish(version, "up", b"not waited %d" % n + b"x" * 30000) for n in range(9))
+        whole = mqtt.connack(version) + mqtt.publish(version, "down", b"marker-down")
+        whole += b"".join(mqtt.publish(version, "echo", b"not waited %d" % n + b"x" * 30000) for n in range(9))
+        hasty = dict(behind=up.hex(), stop_after=len(whole))
+        jobs = [("hasty-first-1", hasty, "plain"), ("patient-two-2", dict(send=up.hex(), stop_after=len(whole)), "unauthenticated"),
+                ("hasty-later-3", hasty, "tofu"), ("hasty-again-4", hasty, "tofu")]
+        for name, job, state in jobs:
+            results, _ = run_clients(world, version, [{"port": relay.port, "id": name, "blocking": blocking}], expect=state, ms=15000, **job)
+            assert (results[0]["data"], results[0]["end"]) == (whole, "eof"), name
+        relay.wait_closed()
+        harness.check_plain(relay.connections[0], probed=False)
+        harness.check_encrypted(relay.connections[1], queued=True, hidden=["not waited 1xxxx"])
+        for n in (2, 3):
+            link = harness.check_encrypted(relay.connections[n], preface="IK", hidden=["not waited 1xxxx", jobs[n][0]])
+            assert link.early == (len(mqtt.connect(version, jobs[n][0])) if n == 3 else 0)
+    found = server.report()
+    for name, _, _ in jobs:
+        assert found[name] == (mqtt.connect(version, name) + up, "eof"), name
 
 
 # ---- fallback ----------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What MQTT programs do, each scenario run natively and then with every program under the library; both runs must give the same.
 
 A scenario is a function of a World that returns what is to be compared (statuses, outputs, messages). `same()` runs it twice.
+`each_contact`: `first`, every client has a state directory of its own and meets the broker for the first time; `later`, all have met it before.
 """
 import base64
 import collections
@@ -21,13 +22,14 @@ import harness as h
 
 PYTHON = "/usr/bin/python3"
 on_library = pytest.mark.skipif(h.NATIVE, reason="about the library alone")
+each_contact = pytest.mark.parametrize("later", [False, True], ids=["first", "later"])
 
 
-def same(scenario, *args):
+def same(scenario, *args, fresh=False):
     """Runs the scenario natively and under the library; returns the library's World's findings after comparing."""
     results = []
     for library in (False, True):
-        with h.World(library) as w:
+        with h.World(library, fresh) as w:
             w.found = {}
             results.append(scenario(w, *args))
             if library:
@@ -51,20 +53,37 @@ def expect_state(w, lines, state, count=None):
         assert x.state == state and x.reason, x.text
 
 
-def encrypted(w, broker, clients, relays=()):
-    """In the library's world everything was encrypted: clients' lines, broker's lines, wire."""
+def expect_states(w, lines, *states):
+    """One line a connection, with these states in their order."""
+    assert [x.state for x in lines] == (list(states) if w.library else []), [x.text for x in lines]
+
+
+def encrypted(w, broker, clients, relays=(), hidden=()):
+    """In the library's world everything was encrypted: clients' lines, broker's lines, wire. The first contact of a state directory with an endpoint
+    is by probe and `unauthenticated`, each later one by preface and `tofu`. clients: in the order in which those of one state directory connected;
+    hidden: what a later contact must not show."""
+    if not w.library:
+        assert broker.oe() == [] and not any(p.oe() for p in clients)
+        for c in (c for r in relays for c in r.connections):
+            h.check_plain(c, probed=False, whole=False)
+        return
+    met = set()
     for p in clients:
-        expect_state(w, p.oe(), "unauthenticated")
-    if w.library:
-        expect_state(w, broker.oe(), "unauthenticated")
-    else:
-        assert broker.oe() == []
+        assert p.oe(), "no line of the library"
+        for x in p.oe():
+            assert x.state == ("tofu" if (p.state, x.address) in met else "unauthenticated") and x.reason, x.text
+            met.add((p.state, x.address))
+    expect_state(w, broker.oe(), "unauthenticated")                # a broker remembers no client
+    accepted = {}
+    for x in broker.oe():
+        accepted.setdefault(x.port, []).append(x)
     for r in relays:
+        met = set()
         for c in r.connections:
-            if w.library:
-                h.check_encrypted(c, whole=False, queued=True)
-            else:
-                h.check_plain(c, probed=False, whole=False)
+            client = accepted[c.upstream_port].pop(0).peer
+            later = client in met
+            h.check_encrypted(c, whole=False, queued=True, preface="IK" if later else None, hidden=hidden if later else ())
+            met.add(client)
 
 
 def ordered(messages):
@@ -77,47 +96,55 @@ def program_said(p):
 
 
 # ---- retained, Will, passwords -----------------------------------------------------------------------------------------------------------
+@each_contact
 @pytest.mark.parametrize("protocol", h.PROTOCOLS)
-def test_retained(protocol):
+def test_retained(protocol, later):
     topic, marker, payload = "oe/retained/ü", "oe/marker/" + "m" * 12, b"retained \xff\x00 " + random_text(40).encode()
 
     def scenario(w):
         b = w.broker()
         r = w.relay(b)
-        clients = [w.pub(r.port, topic, payload=payload, qos=1, retain=True, protocol=protocol)]
+        clients = w.introduce(r.port, "pub", "sub", protocol=protocol) if later else []
+        clients.append(w.pub(r.port, topic, payload=payload, qos=1, retain=True, protocol=protocol))
         late = w.sub(r.port, [topic, marker], qos=1, protocol=protocol, broker=b, count=1)
         late.wait()
         clients.append(late)
         clients.append(w.pub(r.port, topic, qos=1, retain=True, protocol=protocol))          # empty: deletes
-        later = w.sub(r.port, [topic, marker], qos=1, protocol=protocol, broker=b, count=1)
-        clients += [w.pub(r.port, marker, payload="end", qos=1, protocol=protocol), later]
-        later.wait()
-        encrypted(w, b, clients, [r])
+        last = w.sub(r.port, [topic, marker], qos=1, protocol=protocol, broker=b, count=1)
+        clients += [w.pub(r.port, marker, payload="end", qos=1, protocol=protocol), last]
+        last.wait()
+        encrypted(w, b, clients, [r], [late.id, last.id])
         if w.library:
             for needle in (topic, marker, payload):
                 assert not h.wire_contains(r, needle)
-        return ordered(late.messages()), ordered(later.messages()), [program_said(c)[0] for c in clients]
+        return ordered(late.messages()), ordered(last.messages()), [program_said(c)[0] for c in clients]
 
-    (first, second, _), _ = same(scenario)
+    (first, second, _), _ = same(scenario, fresh=not later)
     assert first == [(topic, payload, 1, True)] and second == [(marker, b"end", 1, False)]
 
 
+@each_contact
 @pytest.mark.parametrize("protocol", h.PROTOCOLS)
-def test_will(protocol):
+def test_will(protocol, later):
+    topic, last_will = "will/of/the/dying", "letzter Wille äöü 12345678"
+
     def scenario(w):
         b = w.broker()
         r = w.relay(b)
+        clients = w.introduce(r.port, "sub", protocol=protocol) if later else []
         heir = w.sub(r.port, "will/#", qos=1, protocol=protocol, broker=b, count=1)
         dying = w.sub(r.port, "other/topic", qos=1, protocol=protocol, broker=b,
-                      args=["--will-topic", "will/of/it", "--will-payload", "letzter Wille äöü 12345678", "--will-qos", "1"])
+                      args=["--will-topic", topic, "--will-payload", last_will, "--will-qos", "1"])
         dying.signal(signal.SIGKILL)
         dying.stop()
         heir.wait()
-        encrypted(w, b, [heir, dying], [r])
+        encrypted(w, b, [*clients, heir, dying], [r], [topic, last_will, dying.id, heir.id])
+        for needle in (topic, last_will):
+            assert ("raw" in h.wire_contains(r, needle)) == (not (w.library and later)), needle
         return ordered(heir.messages())
 
-    messages, _ = same(scenario)
-    assert messages == [("will/of/it", "letzter Wille äöü 12345678".encode(), 1, False)]
+    messages, _ = same(scenario, fresh=not later)
+    assert messages == [(topic, last_will.encode(), 1, False)]
 
 
 def test_will_after_clean_end_is_not_sent():
@@ -135,34 +162,46 @@ def test_will_after_clean_end_is_not_sent():
     assert [m[0] for m in messages] == ["will/marker"]
 
 
+@each_contact
 @pytest.mark.parametrize("protocol", h.PROTOCOLS)
-def test_user_and_password(protocol):
-    user, password = "nutzer-ü", "geheim " + "x" * 20
+def test_user_and_password(protocol, later):
+    user, password = "nutzer-ü-" + random_text(9), "geheim " + random_text(20)
+    login = ["-u", user, "-P", password]
 
     def scenario(w):
         b = w.broker(users={user: password}, anonymous=False)
+        r = w.relay(b)
+        clients = w.introduce(r.port, "pub", "sub", protocol=protocol, args=login) if later else []
         said = []
-        right = w.sub(b.port, "a/b", qos=1, protocol=protocol, broker=b, count=1, args=["-u", user, "-P", password])
-        said.append(program_said(w.pub(b.port, "a/b", payload="for the right one", qos=1, protocol=protocol,
-                                       args=["-u", user, "-P", password])))
-        said.append((right.wait(), right.messages()))
-        encrypted(w, b, [right])
-        for args in (["-u", user, "-P", "wrong"], ["-u", "nobody", "-P", password], []):
-            refused = w.pub(b.port, "a/b", payload="x", protocol=protocol, args=args, status=None)
+        right = w.sub(r.port, "a/b", qos=1, protocol=protocol, broker=b, count=1, args=login)
+        clients += [right, w.pub(r.port, "a/b", payload="for the right one", qos=1, protocol=protocol, args=login)]
+        said += [program_said(clients[-1]), (right.wait(), right.messages())]
+        encrypted(w, b, clients, [r], [user, password, right.id])
+        for args in (["-u", user, "-P", "wrong but long"], ["-u", "nobody-at-all", "-P", password], []):
+            before = len(r.connections)
+            refused = w.pub(r.port, "a/b", payload="x", protocol=protocol, args=args, status=None)
             assert refused.status != 0
             said.append(program_said(refused))
-            refused = w.sub(b.port, "a/b", protocol=protocol, args=args, count=1)
-            refused.wait()
-            said.append(program_said(refused))
-            expect_state(w, refused.oe(), "plain", 1)
+            refused = [refused, w.sub(r.port, "a/b", protocol=protocol, args=args, count=1)]
+            refused[1].wait()
+            said.append(program_said(refused[1]))
+            for p, c in zip(refused, r.connections[before:]):
+                # no probe behind a CONNACK that refuses; who is known is refused in records
+                expect_states(w, p.oe(), "tofu" if later else "plain")
+                if w.library and later:
+                    h.check_encrypted(c, preface="IK", hidden=args[1::2])
+                elif args:
+                    assert "raw" in h.wire_contains(c, args[3])
+            assert len(r.connections) == before + 2
         return said
 
-    same(scenario)
+    same(scenario, fresh=not later)
 
 
 # ---- sessions and many messages ----------------------------------------------------------------------------------------------------------
+@each_contact
 @pytest.mark.parametrize("protocol,qos", [("mqttv31", 1), ("mqttv311", 1), ("mqttv5", 1), ("mqttv311", 2), ("mqttv5", 2)])
-def test_persistent_session(protocol, qos):
+def test_persistent_session(protocol, qos, later):
     """200 messages are queued while the subscriber is away; the broker sends them right behind CONNACK. Broker restarted in between."""
     sizes = [1, 2, 127, 128, 16383, 16384, 65536] + [random.randrange(1, 65536) for _ in range(13)] + [random.randrange(1, 2000)
                                                                                                        for _ in range(180)]
@@ -173,6 +212,7 @@ def test_persistent_session(protocol, qos):
         b = w.broker(persistence=True)
         to_sub, to_pub = w.relay(b), w.relay(b)
         ident = h.new_id()
+        clients = (w.introduce(to_sub.port, "sub", protocol=protocol) + w.introduce(to_pub.port, "pub", protocol=protocol)) if later else []
         # MQTT 5, QoS 2: with its default Receive Maximum of 20 libmosquitto 2.0.11 itself loses count and disconnects
         session = ["-c", "-D", "connect", "receive-maximum", "65535"] if (protocol, qos) == ("mqttv5", 2) else ["-c"]
         kw = dict(qos=qos, protocol=protocol, client_id=ident)
@@ -181,10 +221,9 @@ def test_persistent_session(protocol, qos):
         path = w.file("lines", "".join(x + "\n" for x in lines).encode())
         sent = w.pub(to_pub.port, topic, lines=path, qos=qos, protocol=protocol)
         b.restart()
-        to_sub2 = w.relay(b)
-        back = w.sub(to_sub2.port, topic, count=len(lines), args=session, **kw)
+        back = w.sub(to_sub.port, topic, count=len(lines), args=session, **kw)
         back.wait()
-        encrypted(w, b, [first, sent, back], [to_sub, to_pub, to_sub2])
+        encrypted(w, b, [*clients, first, sent, back], [to_sub, to_pub], [topic, ident, *(x[:40] for x in lines[4:7])])
         if w.library:
             for x in lines[4:7]:
                 assert not h.wire_contains(to_pub, x[:40])
@@ -192,7 +231,7 @@ def test_persistent_session(protocol, qos):
         assert len(got) == len(lines), program_said(back)[2]
         return program_said(first), program_said(sent), back.status, got
 
-    (first, _, status, got), _ = same(scenario)
+    (first, _, status, got), _ = same(scenario, fresh=not later)
     assert first[0] == 0 and got == lines and status == 0
 
 
@@ -219,6 +258,28 @@ def test_queued_in_front_of_the_answer(kib, broker_has):
         assert took < 8, f"{took:.1f} s: waited for the handshake's time-out"
 
 
+@on_library
+@pytest.mark.parametrize("protocol", h.PROTOCOLS)
+@pytest.mark.parametrize("kib", [64, 1024, 24576])
+def test_queued_for_a_later_contact(kib, protocol):
+    """What a broker sends behind CONNACK to a client that knows it is in records, however much it is."""
+    size = 8192
+    lines = [f"{i:07d} ".encode() + b"x" * (size - 9) + b"\n" for i in range((kib << 10) // size)]
+    with h.World(True) as w:
+        b = w.broker()
+        r = w.relay(b)
+        ident = h.new_id()
+        session = ["-c"] + (["-x", "1000"] if protocol == "mqttv5" else [])
+        w.sub(b.port, "queued/in/front", qos=1, client_id=ident, protocol=protocol, args=[*session, "-E"], library=False).wait()
+        w.pub(b.port, "queued/in/front", lines=w.file("lines", b"".join(lines)), qos=1, library=False)
+        introduced = w.introduce(r.port, "sub", protocol=protocol)
+        sub = w.sub(r.port, "queued/in/front", qos=1, client_id=ident, protocol=protocol, args=session, count=len(lines))
+        sub.wait()
+        assert [m.payload + b"\n" for m in sub.messages()] == lines
+        expect_states(w, introduced[0].oe() + sub.oe(), "unauthenticated", "tofu")
+        h.check_encrypted(r.connections[1], whole=False, preface="IK", hidden=["queued/in/front", ident, b"x" * 24])
+
+
 @pytest.mark.parametrize("qos", [0, 1])
 def test_pub_lines(qos):
     """mosquitto_pub -l with 20,000 lines."""
@@ -238,40 +299,51 @@ def test_pub_lines(qos):
     same(scenario)
 
 
+@pytest.mark.parametrize("contact", ["first", "together", "later"])
 @pytest.mark.parametrize("qos", [0, 1, 2])
-def test_four_publishers(qos):
-    """3,000 messages from each of four publishers at once: complete, in order per publisher."""
+def test_four_publishers(qos, contact):
+    """3,000 messages from each of four publishers at once: complete, in order per publisher. `together`: the four share a state directory and meet
+    the broker at the same time; who finds it known already is not foreseen."""
     count, names = 3000, ["eins", "zwei", "drei", "vier"]
     lines = {n: [f"{n} {i} {random_text(i % 200 + 1)}" for i in range(count)] for n in names}
 
     def scenario(w):
         b = w.broker()
         sub = w.sub(b.port, "four/+", qos=qos, broker=b, count=count * len(names))
+        clients = [sub] + (w.introduce(b.port, "pub") if contact == "later" else [])
         pubs = [w.start_pub(b.port, "four/" + n, lines=w.file(n, "".join(x + "\n" for x in lines[n]).encode()), qos=qos)
                 for n in names]
         statuses = [p.wait(90) for p in pubs]
         sub.wait(90)
-        encrypted(w, b, [sub, *pubs])
+        if contact == "together" and w.library:
+            states = [x.state for p in pubs for x in p.oe()]
+            assert len(states) == 4 and "unauthenticated" in states and set(states) <= {"unauthenticated", "tofu"}, states
+            known = h.known_peers(pubs[0].state)
+            assert [line[:3] for line in known] == [[f"127.0.0.1:{b.port}", h.fingerprint(b.state), "tofu"]], known
+            expect_state(w, b.oe(), "unauthenticated", 5)
+        else:
+            encrypted(w, b, [*clients, *pubs])
         got = collections.defaultdict(list)
         for m in sub.messages():
             got[m.topic[5:]].append(m.payload.decode())
         assert got == lines
         return statuses, sub.status
 
-    (statuses, status), _ = same(scenario)
+    (statuses, status), _ = same(scenario, fresh=contact == "first")
     assert statuses == [0] * 4 and status == 0
 
 
 # ---- several connections in one process --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("private", ["true", "false"])
 def test_bridge(private):
-    """A broker bridged to another: accepts and connects in one process. With try_private the CONNECT's level has bit 7 set."""
+    """A broker bridged to another: accepts and connects in one process, loses the other and comes back. With try_private the CONNECT's level has
+    bit 7 set."""
     payload = random_text(600)
 
     def scenario(w):
         far = w.broker()
         r = w.relay(far)
-        near = w.broker(config=f"connection br-{private}\naddress 127.0.0.1:{r.port}\ntopic # both 1\ntry_private {private}\n"
+        near = w.broker(config=f"connection br-{private}\nremote_clientid br-{private}-name\naddress 127.0.0.1:{r.port}\ntopic # both 1\ntry_private {private}\n"
                                "notifications false\nrestart_timeout 1\nbridge_attempt_unsubscribe false\n")
         far.wait_log(r"^\S+ 1 #$")                       # the bridge has subscribed
         to_far = w.sub(far.port, "bridged/#", qos=1, broker=far, count=1)
@@ -279,16 +351,20 @@ def test_bridge(private):
         clients = [to_far, to_near, w.pub(near.port, "bridged/from/near", payload=payload, qos=1)]
         to_far.wait()
         to_near.wait_messages(1)
+        r.cut()
+        far.wait_log(r"^\S+ 1 #$", 2)
         clients.append(w.pub(far.port, "bridged/from/far", payload=payload, qos=1))
         to_near.wait()
         out = [x for x in near.oe() if x.role == "connect"]
         for p in clients:
             expect_state(w, p.oe(), "unauthenticated", 1)
-        expect_state(w, out, "unauthenticated", 1)
+        expect_states(w, out, "unauthenticated", "tofu")
+        assert len(r.connections) == 2
         if w.library:
-            assert out[0].port == r.port
+            assert {x.address for x in out} == {f"127.0.0.1:{r.port}"} and {x.protocol for x in out} == {"3.1.1"}, [x.text for x in out]
             assert not h.wire_contains(r, payload) and not h.wire_contains(r, "bridged/from/near")
             h.check_encrypted(r.connections[0], whole=False)
+            h.check_encrypted(r.connections[1], whole=False, preface="IK", hidden=["bridged/from/far", f"br-{private}-name", payload])
             expect_state(w, far.oe(), "unauthenticated")
         return ordered(to_far.messages()), ordered(to_near.messages()), [p.status for p in clients]
 
@@ -338,10 +414,11 @@ def test_two_clients_in_one_program():
     def scenario(w):
         b = w.broker()
         r = w.relay(b)
-        p = w.run([PYTHON, "-c", PAHO, r.port, 300, h.new_id(), h.new_id()], timeout=60)
+        second = h.new_id()
+        p = w.run([PYTHON, "-c", PAHO, r.port, 300, h.new_id(), second], timeout=60)
         assert p.status == 0, p.stderr()
-        expect_state(w, p.oe(), "unauthenticated", 2)
-        encrypted(w, b, [p], [r])
+        expect_states(w, p.oe(), "unauthenticated", "tofu")
+        encrypted(w, b, [p], [r], [second])
         if w.library:
             assert not h.wire_contains(r, b"\x11" * 24)
         else:
@@ -387,9 +464,11 @@ def test_ipv6():
         sub = w.sub(r.port, "six/#", host="::1", qos=1, broker=b, count=1)
         pub = w.pub(r.port, "six/" + "s" * 12, host="::1", payload=payload, qos=1)
         sub.wait()
-        encrypted(w, b, [sub, pub], [r])
+        again = w.pub(r.port, "six/" + "s" * 12, host="::1", payload=payload, qos=1)
+        encrypted(w, b, [sub, pub, again], [r], [payload])
         if w.library:
             assert pub.oe()[0].address == f"[::1]:{r.port}", pub.oe()[0].text
+            assert [line[0] for line in h.known_peers(pub.state)] == [f"[::1]:{r.port}"]
             assert not h.wire_contains(r, payload) and not h.wire_contains(r, "six/" + "s" * 12)
         return program_said(sub), program_said(pub)
 
@@ -407,8 +486,11 @@ def test_host_name():
         sub = w.sub(b.port, "named", host="localhost", broker=b, count=1, qos=1)
         pub = w.pub(b.port, "named", host="localhost", payload="by name", qos=1)
         sub.wait()
-        encrypted(w, b, [sub, pub])
-        return program_said(sub), program_said(pub)
+        again = w.pub(b.port, "named", host="LocalHost", payload="by name", qos=1)
+        encrypted(w, b, [sub, pub, again])
+        if w.library:
+            assert [line[0] for line in h.known_peers(pub.state)] == [f"localhost:{b.port}"]
+        return program_said(sub), program_said(pub), program_said(again)
 
     same(scenario)
 
@@ -450,8 +532,9 @@ def test_usage_errors(arguments):
 
 
 # ---- payloads and topics -----------------------------------------------------------------------------------------------------------------
+@each_contact
 @pytest.mark.parametrize("protocol", h.PROTOCOLS)
-def test_awkward_payloads_and_topics(protocol):
+def test_awkward_payloads_and_topics(protocol, later):
     """Longer than a key, around the ancestor's limits, numbers, non-ASCII, binary; topics of every kind."""
     cases = [(f"n/{i}", p) for i, p in enumerate(
         [b"0", b"-1", b"3.14159", b"1e400", b"12345678901234567890", b"\x00", b"\xff" * 33, b"\x32\x00", b"a" * 31, b"b" * 32, b"c" * 33,
@@ -464,13 +547,14 @@ def test_awkward_payloads_and_topics(protocol):
 
     def scenario(w):
         b = w.broker()
+        clients = w.introduce(b.port, "sub", "pub", protocol=protocol) if later else []
         sub = w.sub(b.port, ["#", "$other/#"], qos=1, protocol=protocol, broker=b, count=len(cases))
         pubs = [w.pub(b.port, t, payload=p, qos=1, protocol=protocol) for t, p in cases]
         sub.wait()
-        encrypted(w, b, [sub, *pubs])
+        encrypted(w, b, [*clients, sub, *pubs])
         return sorted(ordered(sub.messages())), [program_said(p) for p in pubs]
 
-    (messages, _), _ = same(scenario)
+    (messages, _), _ = same(scenario, fresh=not later)
     assert sorted((m[0], m[1]) for m in messages) == sorted(cases)
 
 
@@ -511,14 +595,14 @@ def test_broker_restarted(kill):
     def scenario(w):
         b = w.broker()
         sub = w.sub(b.port, "re/start", qos=1, broker=b, count=2)
-        w.pub(b.port, "re/start", payload="before", qos=1)
+        pubs = [w.pub(b.port, "re/start", payload="before", qos=1)]
         sub.wait_messages(1)
         b.restart(kill)
         b.wait_subscribed(sub.id, 2)
-        w.pub(b.port, "re/start", payload="after", qos=1)
+        pubs.append(w.pub(b.port, "re/start", payload="after", qos=1))
         sub.wait()
-        expect_state(w, sub.oe(), "unauthenticated", 2)
-        expect_state(w, b.oe(), "unauthenticated")
+        expect_states(w, sub.oe(), "unauthenticated", "tofu")
+        encrypted(w, b, [sub, *pubs])
         return ordered(sub.messages()), program_said(sub)
 
     (messages, _), _ = same(scenario)
@@ -539,8 +623,8 @@ def test_subscriber_loses_the_network(how):
         w.pub(b.port, "lost/net", payload="after", qos=1)
         sub.wait()
         assert len(r.connections) == 2
-        expect_state(w, sub.oe(), "unauthenticated", 2)
-        encrypted(w, b, [sub], [r])
+        expect_states(w, sub.oe(), "unauthenticated", "tofu")
+        encrypted(w, b, [sub], [r], [sub.id])
         return ordered(sub.messages()), program_said(sub)
 
     same(scenario)
@@ -549,7 +633,7 @@ def test_subscriber_loses_the_network(how):
 @pytest.mark.parametrize("how", ["rst", "fin"])
 def test_network_lost_in_the_middle_of_messages(how):
     """The connection of a subscriber with a session is cut amid a message, later again; every message arrives, unaltered and in order.
-    After each cut the client connects again and is encrypted again, whatever the broker sends in front of the answer to the probe.
+    After each cut the client connects again and is encrypted again, whatever the broker sends behind CONNACK.
 
     QoS 1: at QoS 2 mosquitto 2.0.11 loses a message in some of these runs, natively too."""
     payloads = [f"{i} ".encode() + os.urandom(20000) for i in range(100)]
@@ -580,32 +664,35 @@ def test_network_lost_in_the_middle_of_messages(how):
         sub.signal(signal.SIGTERM)
         sub.wait()
         assert list(dict.fromkeys(m.payload for m in sub.messages())) == payloads, "altered or out of order"
-        expect_state(w, sub.oe(), "unauthenticated", 3)
+        expect_states(w, sub.oe(), "unauthenticated", "tofu", "tofu")
         if w.library:
-            for c in r.connections:
-                h.check_encrypted(c, whole=False, queued=True)
+            for n, c in enumerate(r.connections):
+                h.check_encrypted(c, whole=False, queued=True, preface="IK" if n else None, hidden=[ident] if n else ())
         return sub.status, len(r.connections)
 
     same(scenario)
 
 
+@each_contact
 @pytest.mark.parametrize("how", ["rst", "fin"])
-def test_publisher_loses_the_network(how):
+def test_publisher_loses_the_network(how, later):
     """The connection is cut amid a QoS 1 message of 300 KiB: mosquitto_pub says so and ends as it does natively; no part is delivered."""
     payload = os.urandom(300 << 10)
 
     def scenario(w):
         b = w.broker()
         r = w.relay(b)
+        if later:
+            w.introduce(r.port, "pub")
         r.plan_cut("to_server", 100000, how)
         sub = w.sub(b.port, "cut/pub", qos=1, broker=b, count=1)
         pub = w.pub(r.port, "cut/pub", payload=payload, qos=1, status=None)
         w.pub(b.port, "cut/pub", payload="end", qos=1)
         sub.wait()
-        expect_state(w, pub.oe(), "unauthenticated", len(r.connections))
+        expect_states(w, pub.oe(), *["tofu" if later else "unauthenticated"] * (len(r.connections) - later))
         return program_said(pub), len(r.connections), ordered(sub.messages())
 
-    ((status, _, _), _, messages), _ = same(scenario)
+    ((status, _, _), _, messages), _ = same(scenario, fresh=not later)
     assert status != 0 and [m[1] for m in messages] == [b"end"]
 
 
@@ -628,6 +715,38 @@ def test_cut_inside_the_handshake(direction):
                 assert [m.payload for m in sub.messages()] == [b"came"], (count, how)
                 assert sub.status == 0, (count, how, sub.stderr())
                 assert sub.oe(), "the library said nothing"
+
+
+@on_library
+@pytest.mark.parametrize("direction", ["to_server", "to_client"])
+def test_cut_inside_a_later_handshake(direction):
+    """A known broker, and the connection ends in or behind the preface's handshake. Behind it the program connects again by itself; in it, it is
+    refused (nothing may go on in plain) and is served when it is started again. Nothing of it is on the wire either way."""
+    with h.World(True) as w:
+        b = w.broker()
+        r = w.relay(b)
+        handshake = 143 if direction == "to_server" else 83      # bytes of the preface without CONNECT, of message 2
+        for count in (0 if direction == "to_server" else 1, handshake // 2, handshake - 1, handshake, handshake + 1, handshake + 20):
+            for how in ("fin", "rst"):
+                kw = dict(qos=1, broker=b, count=1, state=w.state(f"{count}{how}"), client_id=h.new_id())
+                w.introduce(r.port, f"{count}{how}")
+                before = len(r.connections)
+                r.plan_cut(direction, count, how)
+                sub = w.sub(r.port, "hand/shake/later", **dict(kw, broker=None))
+                inside = count < handshake or (direction, count) == ("to_server", handshake)   # the answer cannot come either
+                if inside:
+                    assert sub.wait() != 0, (count, how)
+                    expect_states(w, sub.oe(), "refused")
+                    sub = w.sub(r.port, "hand/shake/later", **kw)
+                b.wait_subscribed(sub.id)
+                w.pub(b.port, "hand/shake/later", payload="came", qos=1)
+                assert sub.wait() == 0, (count, how, sub.stderr())
+                assert [m.payload for m in sub.messages()] == [b"came"], (count, how)
+                expect_states(w, sub.oe(), *["tofu"] * (1 if inside else 2))
+                assert len(r.connections) == before + 2, (count, how)
+                for c in r.connections[before:]:
+                    assert not h.wire_contains(c, sub.id) and not h.wire_contains(c, "hand/shake/later")
+                h.check_encrypted(r.connections[-1], whole=False, preface="IK")
 
 
 # ---- strangers ---------------------------------------------------------------------------------------------------------------------------

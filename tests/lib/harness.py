@@ -200,6 +200,7 @@ class Proc:
         fd, out = tempfile.mkstemp(prefix=name + ".", suffix=".out", dir=folder)
         os.close(fd)
         self.library = library and not NATIVE
+        self.state = str(state) if self.library and state else None
         self.out, self.err = out, out[:-4] + ".err"
         self.argv = under(command, library, options)
         self.status = None
@@ -651,7 +652,8 @@ def run_sub(*args, timeout=PATIENCE, **kw):
 def start_pub(port, topic, folder, *, payload=None, file=None, lines=None, library=False, state=None, qos=0, protocol="mqttv311",
               client_id=None, host="127.0.0.1", retain=False, options=("-v",), args=(), env=None):
     """mosquitto_pub with a payload (bytes: by file; str: as argument; empty: -n), a file, or a file of lines (-l)."""
-    command = [program("mosquitto_pub"), "-h", host, "-p", port, "-i", client_id or new_id("p"), "-q", qos, "-V", protocol, "-t", topic]
+    client_id = client_id or new_id("p")
+    command = [program("mosquitto_pub"), "-h", host, "-p", port, "-i", client_id, "-q", qos, "-V", protocol, "-t", topic]
     if retain:
         command.append("-r")
     if isinstance(payload, bytes) and payload:
@@ -666,7 +668,9 @@ def start_pub(port, topic, folder, *, payload=None, file=None, lines=None, libra
         command += ["-m", payload]
     else:
         command.append("-n")
-    return Proc(command + list(args), folder, library=library, state=state, stdin=lines, options=options, env=env, name="pub")
+    p = Proc(command + list(args), folder, library=library, state=state, stdin=lines, options=options, env=env, name="pub")
+    p.id = client_id
+    return p
 
 
 def run_pub(*args, timeout=PATIENCE, status=0, **kw):
@@ -726,6 +730,15 @@ def get_varint(data, at, end):
                 raise Malformed(f"length not minimal at {at}")
             return value, at + i + 1
     raise Malformed(f"length of more than four bytes at {at}")
+
+
+def put_varint(value):
+    out = bytearray()
+    while True:
+        out.append(value & 0x7F | (0x80 if value > 0x7F else 0))
+        value >>= 7
+        if not value:
+            return bytes(out)
 
 
 class WireParser:
@@ -858,7 +871,8 @@ class WireParser:
             self._fail(f"{NAMES[kind]} without filter")
 
 
-Link = collections.namedtuple("Link", "version up down")
+# early: bytes of the application's CONNECT in message 1 of IK
+Link = collections.namedtuple("Link", "version up down early", defaults=(None,))
 
 
 def parse_link(connection, whole=True):
@@ -895,13 +909,57 @@ def describe(packets):
     return " ".join(name if n == 1 else f"{n}*{name}" for name, n in runs)
 
 
-def check_encrypted(connection, whole=True, queued=False):
-    """The connection is CONNECT, the handshake and records, nothing else. `queued`: packets may precede message 2."""
+def preface_data(packet, data):
+    """The data of a preface or of an AUTH packet of PROTOCOL.md, 8.1 (id, then the Noise message), if it is one in exactly its encoding; else None."""
+    raw, method = data[packet.start:packet.end], b"\x15\x00\x07OE-MQTT\x16"
+    head, tail = {CONNECT: (b"\x00\x04MQTT\x05\x02\x00\x3c", b"\x00\x00"), AUTH: (b"\x18", b"")}.get(packet.type, (None, None))
+    if head is None or method not in raw:
+        return None
+    inner = raw[raw.index(method) + len(method) + 2:len(raw) - len(tail)]
+    properties = method + len(inner).to_bytes(2, "big") + inner
+    body = head + put_varint(len(properties)) + properties + tail
+    return inner if inner and raw == bytes([packet.type << 4]) + put_varint(len(body)) + body else None
+
+
+# by name of the pattern: id, and bytes of the messages from the initiator, from the responder (PROTOCOL.md, 8)
+PREFACES = {"XX": (1, (32, 65), (112,)), "IK": (2, (113,), (65,))}
+EARLY_MAX = 16384
+
+
+def check_preface(connection, pattern, whole=True):
+    """The connection is a preface by this pattern, and records in the form of MQTT 5, nothing else."""
+    link = parse_link(connection, whole)
+    shape = f"\n  to server: {describe(link.up)}\n  to client: {describe(link.down)}"
+    number, from_initiator, from_responder = PREFACES[pattern]
+    early = 0
+    for who, packets, recorded, lengths in (("initiator", link.up, connection.to_server, from_initiator),
+                                            ("responder", link.down, connection.to_client, from_responder)):
+        assert len(packets) >= len(lengths), f"the {who} says too little" + shape
+        for n, (packet, length) in enumerate(zip(packets, lengths)):
+            assert packet.type == (CONNECT if who == "initiator" and n == 0 else AUTH), "no preface" + shape
+            data = preface_data(packet, recorded)
+            assert data is not None, f"{NAMES[packet.type]} of the {who} in another encoding: {recorded[packet.start:packet.end].hex()}"
+            more = len(data) - 1 - length
+            if pattern == "IK" and packet.type == CONNECT:
+                early = more
+            assert data[0] == number and (0 <= more <= EARLY_MAX if packet.type == CONNECT and pattern == "IK" else more == 0), \
+                f"message of {len(data) - 1} bytes, id {data[0]}, from the {who}" + shape
+        for p in packets[len(lengths):]:
+            assert is_record(p, 5), f"{NAMES[p.type]} topic {p.topic!r} among the records" + shape
+    # the application's CONNECT crosses in message 1 or in records; the server answers it in records
+    assert early or len(link.up) > len(from_initiator), "no CONNECT" + shape
+    assert len(link.down) > len(from_responder), "no CONNACK" + shape
+    return link._replace(early=early)
+
+
+def check_probed(connection, whole=True, queued=False):
+    """The connection is CONNECT, the handshake by probe and records, nothing else. `queued`: packets may precede message 2."""
     link = parse_link(connection, whole)
     up, down, v = link.up, link.down, link.version
     shape = f"\n  to server: {describe(up)}\n  to client: {describe(down)}"
     assert len(up) >= 4 and len(down) >= 3, "no records" + shape   # a server has nothing to say to a QoS 0 publisher
     assert up[0].type == CONNECT and is_probe(up[1], connection.to_server), "no probe" + shape
+    assert preface_data(up[0], connection.to_server) is None, "a preface" + shape
     assert up[2].topic == "oe-mqtt/1" and up[2].payload[1] - up[2].payload[0] == 64, "no message 3" + shape
     first = next((i for i, p in enumerate(down) if p.topic == "oe-mqtt/1"), 0)
     assert down[0].type == CONNACK and first >= 1 and (queued or first == 1), "no message 2" + shape
@@ -909,6 +967,16 @@ def check_encrypted(connection, whole=True, queued=False):
     assert down[first + 1].type == UNSUBACK, "no UNSUBACK" + shape
     for p in up[3:] + down[first + 2:]:
         assert is_record(p, v), f"{NAMES[p.type]} topic {p.topic!r} among the records" + shape
+    return link
+
+
+def check_encrypted(connection, whole=True, queued=False, preface=None, hidden=()):
+    """The connection is a handshake and records, nothing else: by probe, or by the preface of this pattern (`IK`: a later contact).
+    hidden: what must not be seen in it, raw, in hex or in base64; after a preface that includes all of the application's CONNECT."""
+    link = check_preface(connection, preface, whole) if preface else check_probed(connection, whole, queued)
+    for needle in hidden:
+        found = wire_contains(connection, needle)
+        assert not found, f"{needle[:30]!r} crossed the wire ({found})"
     return link
 
 
@@ -963,14 +1031,23 @@ def fingerprint(state):
     return "oe1:" + base64.b64encode(x25519_base(base64.b64decode(key, validate=True))).decode()
 
 
+def known_peers(state):
+    """The lines of known_peers in a state directory (PROTOCOL.md, 9.1), each as its fields."""
+    with open(os.path.join(state, "known_peers"), encoding="utf-8") as f:
+        return [line.split() for line in f if line.strip() and not line.startswith("#")]
+
+
 # ---- a test's world ----------------------------------------------------------------------------------------------------------------------
 class World:
-    """Brokers, relays and clients of one run of a scenario, all with the library or all without, and one close() for all."""
+    """Brokers, relays and clients of one run of a scenario, all with the library or all without, and one close() for all.
 
-    def __init__(self, library):
-        self.library = library and not NATIVE
+    The clients of one kind (pub, sub, run) share a state directory, so all but the first meet a broker that is known. `fresh`: each client has
+    a state directory of its own, and meets every broker for the first time."""
+
+    def __init__(self, library, fresh=False):
+        self.library, self.fresh = library and not NATIVE, fresh
         self.dir = scratch_dir()
-        self._open = []
+        self._open, self._clients = [], 0
 
     def state(self, name):
         path = os.path.join(self.dir, "state-" + name)
@@ -979,9 +1056,14 @@ class World:
 
     def _kw(self, kw, name):
         kw.setdefault("library", self.library)
-        if kw["library"]:
-            kw.setdefault("state", self.state(name))
+        if kw["library"] and "state" not in kw:
+            self._clients += 1
+            kw["state"] = self.state(f"{name}-{self._clients}" if self.fresh else name)
         return kw
+
+    def introduce(self, port, *names, **kw):
+        """The first contact of these state directories with what listens there, so that all that follow are later ones. The publishers."""
+        return [self.pub(port, "oe/introduction", payload="how do you do", qos=1, state=self.state(name), **kw) for name in names]
 
     def broker(self, **kw):
         kw.setdefault("library", self.library)

@@ -41,15 +41,17 @@ def one_client(world, version, port, **job):
 
 
 class LibraryServer:
-    """The raw Python server under the library."""
+    """The raw Python server under the library, on one port or on several."""
 
-    def __init__(self, world, state="run", more=""):
-        self.world, self.state = world, world.state(state)
+    def __init__(self, world, ports=1, state="run", more=""):
+        self.world, self.listeners, self.state = world, ports, world.state(state)
         read, self.stdin = os.pipe()
-        self.proc = world.start([fakes.PYTHON, fakes.PEER_SCRIPT, "server"], stdin=f"/dev/fd/{read}", env=settings(world, 15000, more),
+        self.proc = world.start([fakes.PYTHON, fakes.PEER_SCRIPT, "server", ports], stdin=f"/dev/fd/{read}", env=settings(world, 15000, more),
                                 state=self.state)
         os.close(read)
-        self.port = int(harness.wait_until(lambda: b"\n" in self.proc.stdout() and self.proc.stdout(), "the server's port").split()[0])
+        said = harness.wait_until(lambda: b"\n" in self.proc.stdout() and self.proc.stdout(), "the server's ports")
+        self.ports = [int(x) for x in said.split()[:ports]]
+        self.port = self.ports[0]
 
     def _results(self):
         deadline = time.monotonic() + 5
@@ -76,12 +78,12 @@ class LibraryServer:
         return found
 
     def settled(self):
-        """Whether all connections have ended: no established socket is left in the process."""
+        """Whether all connections have ended: no socket but those that listen is left in the process."""
         try:
             fds = os.listdir(f"/proc/{self.pid()}/fd")
         except OSError:
             return True
-        return sum(1 for fd in fds if self._is_socket(fd)) <= 1
+        return sum(1 for fd in fds if self._is_socket(fd)) <= self.listeners
 
     def pid(self):
         return self.proc.pid

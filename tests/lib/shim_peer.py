@@ -2,7 +2,7 @@
 """Raw MQTT clients, or a raw MQTT server, to be run under the library: many connections in one process, every byte reported.
 
 shim_peer.py client   job (JSON) on standard input; see client()
-shim_peer.py server   port on the first line of standard output, report (JSON) on the second when standard input ends
+shim_peer.py server [N]   N listeners (1); their ports on the first line of standard output, report (JSON) on the second when standard input ends
 Standard library only.
 """
 
@@ -103,13 +103,11 @@ def send_connect(s, job, want, props):
         s.sendall(whole)
 
 
-def server():
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(512)
-    print(listener.getsockname()[1], flush=True)
-    results = []
-    threading.Thread(target=server_accept, args=(listener, results), daemon=True).start()
+def server(count):
+    listeners, results = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(count)], []
+    print(*(s.getsockname()[1] for s in listeners), flush=True)
+    for listener in listeners:
+        threading.Thread(target=server_accept, args=(listener, results), daemon=True).start()
     sys.stdin.buffer.read()
     end = time.monotonic() + 3
     while time.monotonic() < end and any(r["end"] == "running" for r in results):
@@ -180,8 +178,8 @@ def server_packet(sock, raw, version):
 def main():
     if sys.argv[1:] == ["client"]:
         results = client(json.loads(sys.stdin.read()))
-    elif sys.argv[1:] == ["server"]:
-        results = server()
+    elif sys.argv[1:2] == ["server"]:
+        results = server(int((sys.argv[2:] or ["1"])[0]))
     else:
         sys.exit(__doc__)
     print(json.dumps([r and dict(r, data=bytes(r["data"]).hex()) for r in results]), flush=True)
