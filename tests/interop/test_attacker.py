@@ -1,5 +1,5 @@
-"""Somebody on the way who changes things (tests/lib/attacker.py). With a pinned key, or from the second contact on: never a message delivered, altered,
-injected or read. With a first contact under `prefer`: what README's table says."""
+"""Somebody on the way who changes things (tests/lib/attacker.py). With a pinned key, or from the second contact on: never a message delivered,
+altered, injected or read. With a first contact under `prefer`: what README's table says."""
 
 import os
 import re
@@ -117,7 +117,7 @@ def test_answers_in_place_of_the_broker(scene, front, tool, how, what):
     trust.check_hidden(front.links[-1].up[0], [c.sent, scene.topic, scene.client_id])
     assert connects(scene) == seen and b"forged" not in c.proc.stdout()
     if what == "refused":
-        assert "OE-MQTT" in c.line.reason, c.line.text  # and that is all it decides
+        assert re.search("admit|refuse|allow", c.line.reason), c.line.text  # and that is all it decides
 
 
 # ---- keys of his own -----------------------------------------------------------------------------------------------------------------------
@@ -216,8 +216,8 @@ def replay(port, packets, how):
 @pytest.mark.parametrize("kind", ["probe", "xx", "ik", "early"])
 @each_version
 def test_recorded_client(scene, front, version, kind, will):
-    """A whole session towards the broker, and message 1 alone, in the same process and after a restart: nothing is delivered again, no CONNECT is handed on
-    again, the Will is never published."""
+    """A whole session towards the broker, and message 1 alone, in the same process and after a restart: nothing is delivered again, no CONNECT is
+    handed on again, the Will is never published."""
     args = ["--will-topic", "will/topic", "--will-payload", "last will of the client"] if will else []
     if kind in ("ik", "early"):
         trust.write_known(scene.state, (front.endpoint, scene.fingerprint))
@@ -310,12 +310,12 @@ class Range:
         self.down = mqtt.connack(version) + mqtt.publish(version, "down", b"marker-down")
         self.echo = [mqtt.publish(version, "echo", mqtt.parse_publish(version, x)[1]) for x in self.up]
         self.want_up, self.want_down = self.connect + b"".join(self.up), self.down + b"".join(self.echo)
-        self.states, self.got, self.plans, self.links = [], [], [], []
+        self.states, self.broken, self.got, self.plans, self.links = [], 0, [], [], []
         right = h.fingerprint(self.server.state)
         lines = [f"{self.attacker.endpoint} {right} pinned 2026-01-01T00:00:00Z 2026-01-01T00:00:00Z"]
         if kind == "retry":
             other = oewire.fingerprint(oewire.noise.public_key(bytes([5]) * 32))
-            lines.append(f"{self.attacker.endpoint} {other} pinned 2026-01-01T00:00:00Z 2099-01-01T00:00:00Z")
+            lines.append(f"{self.attacker.endpoint} {other} pinned 2026-01-01T00:00:00Z 2099-01-01T00:00:00Z {'ab' * 16}")
         trust.write_known(world.state("range"), *lines)
         for _ in range(2):  # the second one knows the epoch
             self.run([Plan()])
@@ -330,32 +330,34 @@ class Range:
         base = len(a.links)
         a.plan = lambda n: plans[n - base]
         results, proc = rawpeers.run_clients(
-            self.world, self.version, [{"port": a.port, "id": "x", "blocking": n % 2 == 0} for n in range(len(plans))], ms=300, state="range",
+            self.world, self.version, [{"port": a.port, "id": "x"}] * len(plans), ms=300, state="range",
             stuck=("running",), connect=self.connect.hex(), send=self.up[0].hex(), then=self.up[1].hex(),
             then_after=len(self.down) + len(self.echo[0]), stop_after=len(self.want_down), limit=4, total=400)
         a.wait_closed()
         assert len(results) == len(plans) == len(a.links) - base
+        said = proc.stderr()
         self.states += [x.state for x in proc.oe()]
+        self.broken += said.count(" broken: ")
         self.got += results
         self.plans += plans
         self.links += a.links[base:]
         return results
 
-    def judge(self, stranger=b""):
-        """Every application got the beginning of what was sent, or a refusal; nothing else. Returns how many got everything. stranger: what an injector sent
-        as the first bytes of a connection."""
+    def judge(self):
+        """Every application got the beginning of what was sent, or a refusal; nothing else. Returns how many clients got everything, and how many
+        connections gave the server something else (with nothing of the application in it)."""
         refused = oepreface.refused_by_initiator(self.version)
         for r in self.got:
             assert r["data"] == refused or self.want_down.startswith(r["data"]), (r["data"], r["end"])
         everything = [r["data"] == self.want_down for r in self.got]
         assert set(self.states) <= {"pinned", "refused"}
-        assert len(self.states) == len(self.got)
+        assert len(self.states) <= len(self.got) <= len(self.states) + self.broken  # none is silent
         odd = 0
         for data in self.server.report_all():
             if not self.want_up.startswith(data):
                 # an altered preface is somebody's CONNECT; a stranger's bytes are a stranger's
                 assert MARKER not in data and b"client-of-the-range" not in data, data
-                assert data[:1] == b"\x10" and b"OE-MQT" in data or (stranger and data.startswith(stranger)) or data[:1] != b"\x10", data
+                assert any(link.sent_up.startswith(data) for link in self.links), data
                 odd += 1
         for link in self.links:
             wire = b"".join(link.up) + b"\0\0" + b"".join(link.down)
@@ -380,7 +382,7 @@ def test_each_bit(world, version, kind, direction):
     noise_bits = 8 * (len(oepreface.parse_preface(r.up_packets[0])[1]))
     retried = noise_bits if direction == "up" else 0  # an altered message 1 of IK is one for another key: retry, XX, and the known key
     assert whole <= 2 + retried + (bits - done) + 8, (whole, retried, odd)
-    assert odd <= 8 * 24
+    assert odd <= (8 * 25 if direction == "up" else 0)  # the preface up to its method: not recognised any more
 
 
 def edits(r):
@@ -456,7 +458,8 @@ def test_injected_before_the_connect(world, version):
             want = (forged if n == 0 else b"") + oepreface.refused_by_initiator(version)
             assert (first["data"], proc.oe()[-1].state) == (want, "refused"), proc.stderr()
         a.wait_closed()
-        assert all(link.up == [] for link in a.links) and len(a.links) == 2
+        assert [link.up for link in a.links][:1] == [[]] and len(a.links) == 2
+        assert all(oepreface.parse_preface(raw) for raw in a.links[1].up)  # the pieces may have become whole before anything was read
     assert b"".join(server.report_all()) == b""
 
 

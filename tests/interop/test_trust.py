@@ -381,8 +381,9 @@ def test_corrupt_allowed_peers(world, what):
     """Admits nobody: neither the listed client nor one that was never listed; by preface and by probe."""
     mine = trust.identity(world, "client")
     good = f"client-one {mine}\n"
-    text = {"word": good + "nonsense\n", "short key": good + "other oe1:AAAA\n", "no name": good + STRANGER + "\n", "three fields": f"a b {mine}\n" + good,
-            "half a line": good + f"other {STRANGER[:20]}", "directory": None, "no newline is fine": good.strip()}[what]
+    text = {"word": good + "nonsense\n", "short key": good + "other oe1:AAAA\n", "no name": good + STRANGER + "\n",
+            "three fields": f"a b {mine}\n" + good, "half a line": good + f"other {STRANGER[:20]}", "directory": None,
+            "no newline is fine": good.strip()}[what]
     scene = guarded(world, text)
     if text is None:
         os.mkdir(os.path.join(scene.broker.state, "allowed_peers"))

@@ -51,7 +51,8 @@ HEAD = """\
 # block refused: a packet that differs from the one encoding, or does not verify.
 #   what preface: the first packet of a connection; it is never answered with message 2 or retry, and nothing of it is handed on out of a
 #   Noise payload. what payload: a preface that verifies for the responder of the ik block before; it is answered with a refusal and nothing
-#   else, and the application sees nothing. what message2-ik, message2-xx, message3, retry: in place of that packet of the block before, it never leads to records.
+#   else, and the application sees nothing. what message2-ik, message2-xx, message3, retry: in place of that packet of the block before, it
+#   never leads to records.
 #   what, why (a word), packet
 """
 
