@@ -463,17 +463,52 @@ def test_injected_before_the_connect(world, version):
     assert b"".join(server.report_all()) == b""
 
 
-@pytest.mark.parametrize("version", [4, 5])
-def test_injected_between_connect_and_probe(scene, front, version):
-    """First contact under prefer, for README's table: what is before the handshake is anybody's; behind it nothing plain is accepted."""
-    class Late(Plan):
-        def down(self, n, raw):
-            return raw + mqtt.publish(version, scene.topic + "/1", b"forged") if raw[:1] == b"\x30" and b"\0\1$" in raw[:6] else raw
+def forgeries(level, scene, towards):
+    topic = scene.topic + "/forged"
+    down = mqtt.publish(level, topic, b"forged-payload")
+    up = mqtt.publish(level, "forged/topic", b"forged-payload")
+    return [mqtt.connack(level) + down, down, mqtt.publish(5, topic, b"forged-payload")] if towards == "client" else [
+        mqtt.connect(level, scene.client_id) + up, up, mqtt.publish(5, "forged/topic", b"forged-payload")]
 
-    front.plan = lambda n: Late()
-    name = {4: "mqttv311", 5: "mqttv5"}[version]
-    sub = scene.world.sub(front.port, scene.topic + "/1", library=True, state=scene.state, protocol=name, args=["-W", "5"])
-    h.wait_until(lambda: sub.oe(), "the line")
-    assert sub.oe()[0].state == "unauthenticated"
+
+@each_version
+@each_tool
+@pytest.mark.parametrize("towards", ["client", "server"])
+@pytest.mark.parametrize("policy", ["prefer", "require"])
+def test_injected_into_stock_programs(world, tool, version, towards, policy):
+    """What the subscriber prints and what the broker accepts, with a plain PUBLISH at every stage of a connection to a pinned broker."""
+    scene = trust.Scene(world, policy=policy)
+    level, count = trust.LEVEL[version], 0
+    with Attacker(scene.port) as front:
+        trust.write_known(scene.state, (front.endpoint, scene.fingerprint))
+        for direction in ("up", "down"):
+            # a plain CONNECT in front of it all is another client's, and a broker with prefer takes it
+            for after in range(0 if direction == "up" and (towards, policy) != ("server", "prefer") else 1, 4):
+                for data in forgeries(level, scene, towards)[:1 if tool == "sub" else 3]:
+                    front.plan = lambda n: Inject(towards, data, direction, after)
+                    c = scene.contact(tool, version, port=front.port, env=impatient(world), args=["-W", "2"] if tool == "sub" else [], wait=False)
+                    count += front.links[-1].plan.done
+                    assert b"forged" not in c.proc.stdout() and (c.proc.status == 0) == (c.sent.encode() in c.proc.stdout()) or tool == "pub"
+    assert count >= (12 if tool == "pub" else 4)
+    assert "forged" not in str([t for t, _ in scene.seen()])
+
+
+@each_version
+def test_injected_behind_the_first_handshake(scene, front, version):
+    """A first contact under prefer: once the handshake is through, nothing plain is accepted."""
+    level = trust.LEVEL[version]
+
+    class Behind(Plan):
+        sent = 0
+
+        def down(self, n, raw):
+            if raw[:1] != b"\x30" or b"\0\1$" not in raw[:6]:
+                return raw
+            self.sent += 1
+            return raw + mqtt.publish(level, scene.topic + "/1", b"forged")
+
+    front.plan = lambda n: Behind()
+    sub = scene.world.sub(front.port, scene.topic + "/1", library=True, state=scene.state, protocol=version, args=["-W", "3"])
     sub.wait(30)
-    assert sub.messages() == []
+    assert [x.state for x in sub.oe()][:1] == ["unauthenticated"] and sub.messages() == []
+    assert sum(link.plan.sent for link in front.links) >= 1

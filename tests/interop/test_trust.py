@@ -563,7 +563,8 @@ def test_pipelined_behind_connect(world, version, connect_size):
 def test_connect_that_is_malformed(world):
     """Behind the byte 0x10 of a connection that wants a preface there is no way to plain."""
     server, relay = raw_pair(world, 4)
-    odd = [b"\x10\xff\xff\xff\xff\x7f", b"\x10\x0c\0\4MQTT\7\2\0\x3c\0\0", b"\x10\x05HTTP/", b"\x10" + mqtt.varint(2 << 20) + b"\0\4MQTT\5"]
+    odd = [b"\x10\xff\xff\xff\xff\x7f", b"\x10\x0c\0\4MQTT\7\2\0\x3c\0\0", b"\x10\x05HTTP/",
+           mqtt.connect(5, "too-large", props=(b"\x26" + mqtt.string(b"k") + mqtt.string(b"v" * 65000)) * 20)]
     for raw in odd:
         result, proc = rawpeers.one_client(world, 4, relay.port, ms=700, state="raw", connect=raw.hex())
         assert result["data"][:1] in (b"\x20", b"") and proc.oe()[0].state == "refused", proc.stderr()

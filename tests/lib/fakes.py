@@ -138,8 +138,8 @@ class Secure(Wire):
     def recv_some(self, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while not self.endpoint.to_app:
-            if self.endpoint.state == "BROKEN":
-                raise Ended(True)
+            if self.endpoint.state in ("BROKEN", "REFUSED"):
+                raise Ended(self.endpoint.state == "BROKEN")
             try:
                 self.endpoint.peer_data(super().recv_some(max(0.01, end - time.monotonic())))
             except Ended:
