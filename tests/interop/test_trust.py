@@ -650,3 +650,38 @@ def test_pin_for_a_name_counts_for_the_name_alone(scene):
     trust.write_known(scene.state, (f"localhost:{scene.relay.port}", STRANGER))
     scene.contact("pub").passed("unauthenticated")
     assert not localhost() or scene.contact("pub", host="localhost").refused()
+
+
+def other_name():
+    """Another name than localhost of 127.0.0.1, from /etc/hosts."""
+    try:
+        with open("/etc/hosts", encoding="utf-8") as f:
+            rows = [line.split("#")[0].split() for line in f]
+    except OSError:
+        return None
+    return next((name for row in rows if row[:1] == ["127.0.0.1"] for name in row[1:] if name != "localhost"), None)
+
+
+LOOKS_UP = """
+import socket, sys
+for name in sys.argv[2:]:
+    address = socket.getaddrinfo(name, int(sys.argv[1]), socket.AF_INET, socket.SOCK_STREAM)[0][4]
+with socket.create_connection(address) as s:
+    s.sendall(bytes.fromhex("100d00044d5154540402003c000178"))
+    print(s.recv(100).hex())
+"""
+
+
+@pytest.mark.skipif(not localhost() or not other_name(), reason="127.0.0.1 has not two names here")
+@pytest.mark.parametrize("order", [["localhost", "other"], ["other", "localhost"], ["localhost", "other", "other"]], ids="-".join)
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_an_address_with_two_names(scene, order, right):
+    """A pin for one of the names must not get lost because another name of the same address was looked up later: whoever answers for that other
+    name would then decide that the contact is a first one."""
+    names = [other_name() if n == "other" else n for n in order]
+    trust.write_known(scene.state, (f"localhost:{scene.relay.port}", scene.fingerprint if right else STRANGER))
+    p = scene.world.run([fakes.PYTHON, "-c", LOOKS_UP, scene.relay.port, *names], state=scene.state)
+    line, = [x for x in p.oe() if x.role == "connect"]
+    assert line.state == ("pinned" if right else "refused"), p.stderr()
+    assert p.stdout().strip().decode() == (mqtt.connack(4) if right else oepreface.refused_by_initiator(4)).hex()
+    assert len(trust.known(scene.state)) == 1
