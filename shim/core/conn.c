@@ -152,6 +152,8 @@ enum oe_status oe_conn_refusal(struct oe_conn *c, struct oe_sink *wire)
     oe_buf_free(&hs->held);
     oe_buf_free(&hs->kept);
     oe_buf_free(&hs->connect);
+    if (c->role == OE_INITIATOR && oe_framer_boundary(&hs->app))
+        return OE_OK; /* its application has said nothing yet: the end of the stream is all it gets */
     if (c->role == OE_INITIATOR)
         st = oe_preface_put_connack(&app, c->version, OE_REFUSE_UNAVAILABLE);
     else if (hs->preface_seen)

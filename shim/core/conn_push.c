@@ -55,7 +55,8 @@ static enum oe_status watch_app(struct oe_conn *c, struct oe_span in, uint64_t n
 static enum oe_status spoke_first(struct oe_conn *c, struct oe_span in, struct oe_flow *flow, size_t *taken)
 {
     c->hs->peer_spoke = 1;
-    if (oe_buf_n(&c->hs->connect) != 0) { /* nothing but the answer to a preface may come in front of the handshake */
+    int known = c->hs->known_n != 0 && c->hs->downgrade == OE_DOWNGRADE_REFUSE;
+    if (known || oe_buf_n(&c->hs->connect) != 0) { /* nothing but the answer to a preface may come in front of the handshake */
         *taken = in.n;
         oe_conn_go_refused(c, OE_REASON_PEER_FIRST);
         return OE_OK;

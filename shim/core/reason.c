@@ -100,7 +100,7 @@ const char *oe_reason_text(enum oe_reason reason)
     case OE_REASON_PREFACE_TIMEOUT:
         return "no answer to the preface in time";
     case OE_REASON_NOT_ADMITTED_THERE:
-        return "the broker does not admit this client's key";
+        return "the answer says that the broker does not admit this client's key";
     case OE_REASON_NOT_ADMITTED:
         return "the client's key is not in allowed_peers";
     case OE_REASON_WILL_IN_PLAIN:

@@ -111,6 +111,7 @@ int oe_io_settle(struct oe_sock *s, enum oe_dir dir, enum oe_status st, struct o
         return -EACCES;
     }
     if (st != OE_OK) {
+        oe_report_take(s, report); /* what it was before it broke */
         oe_report_broken(s, oe_conn_why(&s->conn, dir), report);
         return -ECONNRESET;
     }

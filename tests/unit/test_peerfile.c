@@ -587,11 +587,13 @@ START_TEST(contact_with_lines_of_all_kinds)
     put_known("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned");
     ck_assert_int_eq(contact("a:1", 1, NULL, T0), OE_OK);
     ck_assert_int_eq(contact("a:111", 1, NULL, T0), OE_OK);
-    ck_known_is("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned - " T0_TEXT "\na:111 " KEY_1 " tofu " T0_TEXT " " T0_TEXT "\n");
+    ck_known_is("a:11 " KEY_2 " tofu\naa:1 " KEY_2 " tofu\na:1 " KEY_1 " pinned - " T0_TEXT "\na:111 " KEY_1 " tofu " T0_TEXT " " T0_TEXT
+                "\n");
     put_known("a:11 " KEY_1 " tofu - " T0_TEXT "\n");
     ck_assert_int_eq(contact("a:1", 1, NULL, T0), OE_OK); /* another endpoint with the same key, and one that begins alike */
     ck_assert_int_eq(contact("a:1111", 2, NULL, T0), OE_OK);
-    ck_known_is("a:11 " KEY_1 " tofu - " T0_TEXT "\na:1 " KEY_1 " tofu " T0_TEXT " " T0_TEXT "\na:1111 " KEY_2 " tofu " T0_TEXT " " T0_TEXT "\n");
+    ck_known_is("a:11 " KEY_1 " tofu - " T0_TEXT "\na:1 " KEY_1 " tofu " T0_TEXT " " T0_TEXT "\na:1111 " KEY_2 " tofu " T0_TEXT " " T0_TEXT
+                "\n");
     put_known("a:1 " KEY_1 " pinned - " T0_TEXT "\n");
     for (size_t i = 0; i < 3; i++)
         ck_assert_int_eq(contact(((const char *const[]){"", "a b", "a:0"})[i], 1, NULL, T0), OE_INVALID);
@@ -900,8 +902,7 @@ static int reads_or_contacts(int i)
     if (i % 2 == 0)
         return oe_peerfile_contact(dir, endpoint, &key, NULL, T0, WAIT_MS, why) == OE_OK;
     while (last < 1 + PROCESSES / 2) {
-        if (oe_peerfile_read_known(dir, &now) != OE_OK || now.bad_line != 0 || now.missing || now.n < last ||
-            oe_clock_monotonic_ms() > end)
+        if (oe_peerfile_read_known(dir, &now) != OE_OK || now.bad_line != 0 || now.missing || now.n < last || oe_clock_monotonic_ms() > end)
             return 0;
         last = now.n;
         oe_peers_free(&now);
