@@ -216,7 +216,7 @@ void oe_conn_forget(struct oe_conn *c);
 /* Whether nothing of either direction is kept and nothing will be looked at again: the caller can let go of the connection. */
 int oe_conn_transparent(const struct oe_conn *c);
 
-/* How many bytes may come out of a peer's push of n bytes beyond n: what is kept from before. */
+/* How many bytes may come out of a peer's push of n bytes beyond n: what is kept from before. (A push that refuses gives a CONNACK instead.) */
 size_t oe_conn_kept(const struct oe_conn *c);
 
 /* A responder's application waits to write: breaks the connection (OE_LIMIT) if message 3 has not come for OE_RESPONDER_HELD_MS_MAX. */
