@@ -162,8 +162,8 @@ def proof(raw, table):
     plain_shows = table.results.get("wire") and not any(i["kind"] == "wire" for i in raw["invalid"])
     said = "; ".join(f"the {side}s' logs say " + ", ".join(f"`state={s}` {n} times" for s, n in seen.items())
                      for side, seen in raw["about"].get("states", {}).items())
-    return [f"Proof that the link was encrypted: {raw['about']['encrypted_connections']} connections of the link variant were logged as such by both of "
-            f"their ends, none otherwise{f' ({said})' if said else ''}{searched if plain_shows else ''}.", ""]
+    return [f"Proof that the link was encrypted: {raw['about']['encrypted_connections']} connections of the link variant were logged as such by both "
+            f"of their ends, none otherwise{f' ({said})' if said else ''}{searched if plain_shows else ''}.", ""]
 
 
 def markdown(raw):

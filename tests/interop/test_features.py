@@ -343,8 +343,8 @@ def test_bridge(private):
     def scenario(w):
         far = w.broker()
         r = w.relay(far)
-        near = w.broker(config=f"connection br-{private}\nremote_clientid br-{private}-name\naddress 127.0.0.1:{r.port}\ntopic # both 1\ntry_private {private}\n"
-                               "notifications false\nrestart_timeout 1\nbridge_attempt_unsubscribe false\n")
+        near = w.broker(config=f"connection br-{private}\nremote_clientid br-{private}-name\naddress 127.0.0.1:{r.port}\n"
+                               f"topic # both 1\ntry_private {private}\nnotifications false\nrestart_timeout 1\nbridge_attempt_unsubscribe false\n")
         far.wait_log(r"^\S+ 1 #$")                       # the bridge has subscribed
         to_far = w.sub(far.port, "bridged/#", qos=1, broker=far, count=1)
         to_near = w.sub(near.port, "bridged/#", qos=1, broker=near, count=2)

@@ -1,6 +1,8 @@
 """{publisher, broker, subscriber} each with and without the library x protocol x QoS x payloads, on the programs' output and on the wire.
 
-test_matrix: each client meets the broker for the first time; test_later: both have met it before. One case is one subscriber and a publisher for each payload. The two brokers (with, without the library) live as long as the worker.
+test_matrix: each client meets the broker for the first time; test_later: both have met it before, and CONNECT has user name, password and, of
+the subscriber, a Will. One case is one subscriber and a publisher for each payload. The two brokers (with, without the library) live as long as
+the worker.
 Every case has all payloads; 32 MiB is met by each of the 8 combinations in each protocol and in each QoS (see HUGE).
 """
 import collections

@@ -910,7 +910,7 @@ def describe(packets):
 
 
 def preface_data(packet, data):
-    """The data of a preface or of an AUTH packet of PROTOCOL.md, 8.1 (id, then the Noise message), if it is one in exactly its encoding; else None."""
+    """The data (id, then the Noise message) of a preface or an AUTH packet of PROTOCOL.md, 8.1; None if it is not in exactly that encoding."""
     raw, method = data[packet.start:packet.end], b"\x15\x00\x07OE-MQTT\x16"
     head, tail = {CONNECT: (b"\x00\x04MQTT\x05\x02\x00\x3c", b"\x00\x00"), AUTH: (b"\x18", b"")}.get(packet.type, (None, None))
     if head is None or method not in raw:
