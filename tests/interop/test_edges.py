@@ -743,6 +743,7 @@ def flip(data, bit):
 
 
 def batches(cases, size):
+    """Each is run with a state directory of its own: a port may be one of the batch before."""
     return [cases[at:at + size] for at in range(0, len(cases), size)]
 
 
@@ -799,7 +800,7 @@ def test_every_bit_of_message_2_and_unsuback(world, version, part):
         with FakeBroker(script, listeners=len(bits)) as fake:
             fake.bits = bits
             results, _ = run_clients(world, version, [{"port": p, "id": "c", "blocking": b % 4 < 2} for p, b in zip(fake.ports, bits)],
-                                     ms=4000, send=up.hex(), parallel=60)
+                                     ms=4000, send=up.hex(), parallel=60, state=f"batch-{bits[0]}")
         for bit, result in zip(bits, results):
             genuine, flipped = sent[bit]
             m = ModelInitiator(oewire.parse_handshake_packet(version, mqtt.split_packets(genuine)[0][0]))
@@ -840,7 +841,7 @@ def test_every_bit_of_a_record_to_the_client(world, version):
         with FakeBroker(script, responder, listeners=len(bits)) as fake:
             fake.bits = bits
             results, _ = run_clients(world, version, [{"port": p, "id": "c", "blocking": b % 4 < 2} for p, b in zip(fake.ports, bits)],
-                                     ms=5000, send=up.hex(), expect="unauthenticated")
+                                     ms=5000, send=up.hex(), expect="unauthenticated", state=f"batch-{bits[0]}")
         for bit, result in zip(bits, results):
             assert (result["data"], result["end"]) == (mqtt.connack(version) + first, "ECONNRESET"), f"bit {bit}"
 
