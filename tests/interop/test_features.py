@@ -676,7 +676,7 @@ def test_network_lost_in_the_middle_of_messages(how):
 @each_contact
 @pytest.mark.parametrize("how", ["rst", "fin"])
 def test_publisher_loses_the_network(how, later):
-    """The connection is cut amid a QoS 1 message of 300 KiB: mosquitto_pub says so and ends with an error, as it does natively; no part is delivered."""
+    """The connection is cut amid a QoS 1 message of 300 KiB: mosquitto_pub says so and ends with an error, as natively; no part arrives."""
     payload = os.urandom(300 << 10)
 
     def scenario(w):
