@@ -55,6 +55,9 @@ def test_tsan(program, scenario, connections):
         assert "ThreadSanitizer" not in err, err[:6000]
         assert status == 0, (status, out, err)
         assert pre.encrypted(p) >= connections
+        end = time.monotonic() + 20
+        while not pre.encrypted(echo) and time.monotonic() < end:
+            time.sleep(0.02)  # its thread reads message 3 when it gets to run
         echo.terminate()
         _, _, err = pre.finish(echo)
         assert "ThreadSanitizer" not in err, err[:6000]
@@ -98,6 +101,9 @@ def test_asan_own(program, scenario, connections):
         p = asan(place, [pre.build(program), *args], "client")
         clean(p, 90)
         assert pre.encrypted(p) >= connections
+        end = time.monotonic() + 20
+        while not pre.encrypted(echo) and time.monotonic() < end:
+            time.sleep(0.02)  # its thread reads message 3 when it gets to run
         echo.terminate()
         _, _, err = pre.finish(echo)
         assert "Sanitizer" not in err and "runtime error" not in err, err[:6000]
