@@ -152,8 +152,9 @@ enum oe_status oe_conn_refusal(struct oe_conn *c, struct oe_sink *wire)
     oe_buf_free(&hs->held);
     oe_buf_free(&hs->kept);
     oe_buf_free(&hs->connect);
-    if (c->role == OE_INITIATOR && oe_framer_boundary(&hs->app))
-        return OE_OK; /* its application has said nothing yet: the end of the stream is all it gets */
+    /* Its application has said nothing yet, or there is nobody who refused: the end of the stream is all it gets, and it may try again. */
+    if (c->role == OE_INITIATOR && (oe_framer_boundary(&hs->app) || c->reason == OE_REASON_PREFACE_ENDED))
+        return OE_OK;
     if (c->role == OE_INITIATOR)
         st = oe_preface_put_connack(&app, c->version, OE_REFUSE_UNAVAILABLE);
     else if (hs->preface_seen)
@@ -235,7 +236,7 @@ static enum oe_status peer_end(struct oe_conn *c, struct oe_flow *flow)
         return oe_conn_release(c, flow);
     case OE_PHASE_I_PREFACE_IK:
     case OE_PHASE_I_PREFACE_XX:
-        oe_initiator_preface_failed(c);
+        oe_conn_go_refused(c, OE_REASON_PREFACE_ENDED);
         return refused_now(c, flow);
     case OE_PHASE_REFUSED:
         return oe_conn_farewell(c, flow);

@@ -97,6 +97,8 @@ const char *oe_reason_text(enum oe_reason reason)
         return "it cannot be told whether this broker is known";
     case OE_REASON_CONNECT_LARGE:
         return "CONNECT is too large to be kept for the handshake";
+    case OE_REASON_PREFACE_ENDED:
+        return "the connection ended before the broker answered the preface";
     case OE_REASON_PREFACE_TIMEOUT:
         return "no answer to the preface in time";
     case OE_REASON_NOT_ADMITTED_THERE:

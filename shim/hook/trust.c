@@ -257,12 +257,13 @@ void oe_trust_explain(const struct oe_trusted *trusted, enum oe_reason reason, c
         known_key(trusted, known, sizeof(known));
         (void)snprintf(out, n, "known: %s, now: %s; somebody may stand in between. If the new key is right: oe-mqttctl trust %s %s", known,
                        key, trusted->endpoint, key);
-    } else if (trusted->is_known && (reason == OE_REASON_OE_MQTT_GONE || reason == OE_REASON_PREFACE_TIMEOUT ||
-                                     reason == OE_REASON_NO_OE_MQTT || reason == OE_REASON_PROBE_CLOSED || reason == OE_REASON_TIMEOUT)) {
+    } else if (trusted->is_known &&
+               (reason == OE_REASON_OE_MQTT_GONE || reason == OE_REASON_PREFACE_TIMEOUT || reason == OE_REASON_PREFACE_ENDED ||
+                reason == OE_REASON_NO_OE_MQTT || reason == OE_REASON_PROBE_CLOSED || reason == OE_REASON_TIMEOUT)) {
         known_key(trusted, known, sizeof(known));
         (void)snprintf(out, n, "known: %s; somebody may stand in between. If it is right that it has none: oe-mqttctl forget %s", known,
                        trusted->endpoint);
-    } else if (reason == OE_REASON_REQUIRED || reason == OE_REASON_PREFACE_TIMEOUT) {
+    } else if (reason == OE_REASON_REQUIRED || reason == OE_REASON_PREFACE_TIMEOUT || reason == OE_REASON_PREFACE_ENDED) {
         (void)snprintf(out, n, "run the broker under oe-mqtt, or accept plain text for it: [connect \"%s\"] policy = prefer",
                        trusted->endpoint);
     }

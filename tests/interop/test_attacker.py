@@ -130,7 +130,7 @@ def test_man_in_the_middle_at_the_first_contact(scene, policy, version):
         c = scene.contact_raw(version, man.port, policy=policy)
         line, = c.oe()
         assert c.status == 0 and (line.state, line.peer) == ("unauthenticated", man.fingerprint) and man.fingerprint != scene.fingerprint
-        assert b"payload-of-contact" in man.read_up and b"altered-of-contact" in [p for _, p in scene.seen()]
+        h.wait_until(lambda: b"payload-of-contact" in man.read_up and b"altered-of-contact" in [p for _, p in scene.seen()], "the altered message")
         assert man.fingerprint in [x.peer for x in scene.broker.oe()]
         assert [x.key for x in trust.known(scene.state)] == [man.fingerprint]
 
@@ -455,7 +455,7 @@ def test_injected_before_the_connect(world, version):
         trust.write_known(world.state("range"), (a.endpoint, h.fingerprint(server.state)))
         for n in range(2):
             first, proc = rawpeers.one_client(world, version, a.port, ms=300, state="range", banner=n == 0, step=1 if n else None)
-            want = (forged if n == 0 else b"") + oepreface.refused_by_initiator(version)
+            want = b"" if n == 0 else oepreface.refused_by_initiator(version)  # who has said nothing yet gets the end alone
             assert (first["data"], proc.oe()[-1].state) == (want, "refused"), proc.stderr()
         a.wait_closed()
         assert [link.up for link in a.links][:1] == [[]] and len(a.links) == 2

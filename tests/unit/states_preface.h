@@ -63,6 +63,19 @@ static inline void ck_refused(int v, enum oe_reason reason)
     ck_assert(!oe_conn_transparent(&I.conn));
 }
 
+/* The stream ended before the answer: the application gets that end and nothing else. */
+static inline void ck_preface_ended(void)
+{
+    ck_phase(&I, OE_PHASE_REFUSED);
+    ck_assert_int_eq(I.conn.security, OE_SEC_REFUSED);
+    ck_assert_int_eq(I.conn.reason, OE_REASON_PREFACE_ENDED);
+    ck_bytes(&I.app, "", 0);
+    ck_bytes(&I.wire, "", 0);
+    ck_assert_int_eq(drive_app(&I, "\xC0\x00", 2), OE_CRYPTO);
+    ck_assert_int_eq(drive_end(&I), OE_OK);
+    ck_bytes(&I.app, "", 0);
+}
+
 /* The responder refuses; its application has been given nothing, and gets no more. */
 static inline void ck_refuses(enum oe_reason reason)
 {

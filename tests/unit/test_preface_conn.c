@@ -311,12 +311,13 @@ END_TEST
 
 /* ---- disturbed ------------------------------------------------------------------------------------------------------------------------- */
 
-/* The client's application was given a beginning of what the broker's said, or of a CONNACK that refuses. */
+/* The client's application was given a beginning of what the broker's said, or a CONNACK that refuses, or nothing where the stream ended first. */
 static int is_fair_to_client(const struct world *w)
 {
     struct oe_buf refusing = {0};
     drive_raw(&refusing, w->how.version == OE_MQTT_5 ? "\x20\x03\x00\x88\x00" : "\x20\x02\x00\x03", w->how.version == OE_MQTT_5 ? 5 : 4);
-    int fair = w->client.conn.phase == OE_PHASE_REFUSED ? drive_same(&w->client.app, &refusing)
+    int ended = w->client.conn.reason == OE_REASON_PREFACE_ENDED && oe_buf_n(&w->client.app) == 0;
+    int fair = w->client.conn.phase == OE_PHASE_REFUSED ? ended || drive_same(&w->client.app, &refusing)
                                                         : drive_prefix(&w->client.app, &w->whole[WORLD_DOWN]);
     oe_buf_free(&refusing);
     return fair;
