@@ -21,16 +21,22 @@ static void require(int holds, const char *what)
 
 #define REQUIRE(x) require(!!(x), #x)
 
+static int is_word(enum oe_policy policy)
+{
+    return policy == OE_POLICY_OFF || policy == OE_POLICY_PREFER || policy == OE_POLICY_REQUIRE;
+}
+
 static void check_accepted(const struct oe_conf *conf)
 {
-    REQUIRE(conf->policy == OE_POLICY_OFF || conf->policy == OE_POLICY_PREFER);
+    REQUIRE(is_word(conf->policy));
+    REQUIRE(conf->downgrade == OE_DOWNGRADE_REFUSE || conf->downgrade == OE_DOWNGRADE_WARN);
     REQUIRE(conf->handshake_ms >= OE_HANDSHAKE_MS_MIN && conf->handshake_ms <= OE_HANDSHAKE_MS_MAX);
     REQUIRE(conf->rules_n <= OE_CONF_RULES_MAX);
     REQUIRE(!conf->override);
     for (size_t i = 0; i < conf->rules_n; i++) {
         const struct oe_rule *rule = &conf->rules[i];
         char host[OE_HOST_CHARS_MAX + 1];
-        REQUIRE(rule->policy == OE_POLICY_OFF || rule->policy == OE_POLICY_PREFER);
+        REQUIRE(is_word(rule->policy));
         REQUIRE(rule->kind == OE_RULE_CONNECT || (rule->kind == OE_RULE_ACCEPT && rule->host[0] == '\0' && rule->port != 0));
         REQUIRE(rule->host[0] != '\0' || rule->port != 0);
         REQUIRE(memchr(rule->host, '\0', sizeof(rule->host)) != NULL);
@@ -39,6 +45,8 @@ static void check_accepted(const struct oe_conf *conf)
             REQUIRE(oe_policy_host(rule->host, host) == OE_OK && strcmp(rule->host, host) == 0);
             if (rule->has_policy && rule->port != 0)
                 REQUIRE(oe_policy_connect(conf, rule->host, NULL, rule->port) == rule->policy);
+            if (rule->has_downgrade && rule->port != 0)
+                REQUIRE(oe_policy_downgrade(conf, rule->host, NULL, rule->port) == rule->downgrade);
         }
         if (rule->kind == OE_RULE_ACCEPT && rule->has_policy)
             REQUIRE(oe_policy_accept(conf, rule->port) == rule->policy);
@@ -66,11 +74,12 @@ static enum oe_status parse(const void *text, size_t n, struct oe_conf *conf, ch
 
 static int same(const struct oe_conf *a, const struct oe_conf *b)
 {
-    if (a->policy != b->policy || a->handshake_ms != b->handshake_ms || a->rules_n != b->rules_n)
+    if (a->policy != b->policy || a->downgrade != b->downgrade || a->handshake_ms != b->handshake_ms || a->rules_n != b->rules_n)
         return 0;
     for (size_t i = 0; i < a->rules_n; i++)
         if (a->rules[i].kind != b->rules[i].kind || a->rules[i].port != b->rules[i].port || a->rules[i].policy != b->rules[i].policy ||
-            a->rules[i].has_policy != b->rules[i].has_policy || strcmp(a->rules[i].host, b->rules[i].host) != 0)
+            a->rules[i].has_policy != b->rules[i].has_policy || a->rules[i].downgrade != b->rules[i].downgrade ||
+            a->rules[i].has_downgrade != b->rules[i].has_downgrade || strcmp(a->rules[i].host, b->rules[i].host) != 0)
             return 0;
     return 1;
 }

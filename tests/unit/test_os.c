@@ -631,7 +631,7 @@ START_TEST(log_to_syslog)
 {
     struct oe_log log;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char datagram[2048], expect[128], when[3][32];
+    char datagram[2048], expect[160], when[3][32];
     unsigned fds;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
