@@ -168,7 +168,7 @@ def test_allowed_peers_as_the_manual_writes_it(ctl):
 def test_peers_json(ctl):
     assert json.loads(went_well(ctl("peers", "--json"))) == {
         "known_peers": {"file": str(ctl.known()), "error": None, "brokers": []}, "allowed_peers": None}
-    ctl.write("known_peers", f"h {key(1)} tofu 2026-01-01T00:00:00Z 2026-02-01T00:00:00Z -\nnonsense\n[::1]:1 {key(2)} pinned\n")
+    ctl.write("known_peers", f"h:1883 {key(1)} tofu 2026-01-01T00:00:00Z 2026-02-01T00:00:00Z -\nnonsense\n[::1]:1 {key(2)} pinned\n")
     ctl.write("allowed_peers", f"kitchen {key(4)}\n")
     result = ctl("peers", "--json")
     error = f"{ctl.known()}:2: 1 field; allowed: ENDPOINT KEY STATE [FIRST LAST [EPOCH]]"
