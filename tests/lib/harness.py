@@ -957,7 +957,8 @@ def check_probed(connection, whole=True, queued=False):
     link = parse_link(connection, whole)
     up, down, v = link.up, link.down, link.version
     shape = f"\n  to server: {describe(up)}\n  to client: {describe(down)}"
-    assert len(up) >= 4 and len(down) >= 3, "no records" + shape   # a server has nothing to say to a QoS 0 publisher
+    # a server has nothing to say to a QoS 0 publisher; a client that ends in haste may have said nothing more either
+    assert len(up) >= 3 + whole and len(down) >= 3, "no records" + shape
     assert up[0].type == CONNECT and is_probe(up[1], connection.to_server), "no probe" + shape
     assert preface_data(up[0], connection.to_server) is None, "a preface" + shape
     assert up[2].topic == "oe-mqtt/1" and up[2].payload[1] - up[2].payload[0] == 64, "no message 3" + shape
