@@ -70,7 +70,7 @@ $(B)/libos.a: $(os_o)
 
 $(B)/liboe-mqtt.so: $(hook_o) $(B)/libos.a $(B)/libcore.a shim/hook/exports.map
 	$(call say,LINK,$@)
-	$(Q)$(CC) -shared $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) $(link_defs) -Wl,--version-script=shim/hook/exports.map \
+	$(Q)$(CC) -shared $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) $(link_defs) -Wl,-Bsymbolic-functions -Wl,--version-script=shim/hook/exports.map \
 	  -Wl,-soname,liboe-mqtt.so -o $@ $(hook_o) $(B)/libos.a $(B)/libcore.a $(sodium_l) $(inih_l) -ldl -pthread
 
 ctl_o := $(patsubst %.c,$(O)/%.o,$(wildcard tools/oe-mqttctl.c tools/ctl_*.c))
@@ -113,8 +113,8 @@ $(B)/unit/%: $(O)/tests/unit/%.o $(unit_lib) $(B)/libos.a $(B)/libcore.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -pthread
 
-# the allocators go through the test's wrappers; without hooks.o, whose names would stand before libc's
-$(B)/fault/%: $(O)/tests/fault/%.o $(unit_lib) $(filter-out %/hooks.o,$(hook_o)) $(B)/libos.a $(B)/libcore.a
+# the allocators go through the test's wrappers; without hooks*.o, whose names would stand before libc's
+$(B)/fault/%: $(O)/tests/fault/%.o $(unit_lib) $(filter-out $(O)/shim/hook/hooks%,$(hook_o)) $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free -o $@ $^ $(check_l) $(sodium_l) $(inih_l) -ldl -pthread

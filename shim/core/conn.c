@@ -317,14 +317,26 @@ enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms)
     return oe_conn_go_broken(c, OE_REASON_HELD_TOO_MUCH, OE_LIMIT);
 }
 
+/* Nothing of the application's has been decided about. */
+static int undecided(const struct oe_conn *c)
+{
+    return c->phase == OE_PHASE_I_CONNECT || c->phase == OE_PHASE_R_CONNECT || (c->phase == OE_PHASE_R_FIRST && c->hs->left != 0);
+}
+
 int oe_conn_abandon(struct oe_conn *c)
 {
-    int connecting = c->phase == OE_PHASE_I_CONNECT || c->phase == OE_PHASE_R_CONNECT || (c->phase == OE_PHASE_R_FIRST && c->hs->left != 0);
-    if (!connecting && c->phase != OE_PHASE_PLAIN)
+    if (!undecided(c) && c->phase != OE_PHASE_PLAIN)
         return 0;
     if (!oe_conn_strict(c))
         oe_conn_go_plain(c, OE_REASON_SHARED);
     return 1;
+}
+
+int oe_conn_leave(struct oe_conn *c, enum oe_reason reason)
+{
+    if (undecided(c) && c->phase != OE_PHASE_R_FIRST && oe_conn_kept(c) == 0 && !oe_conn_strict(c))
+        oe_conn_go_plain(c, reason);
+    return c->phase == OE_PHASE_PLAIN;
 }
 
 int oe_conn_transparent(const struct oe_conn *c)

@@ -103,6 +103,10 @@ enum oe_reason {
     OE_REASON_NOT_ADMITTED,
     OE_REASON_WILL_IN_PLAIN,
     OE_REASON_BAD_PREFACE,
+    /* ways to use a connection that cannot be followed */
+    OE_REASON_STDIO,
+    OE_REASON_KERNEL_COPY,
+    OE_REASON_INHERITED,
 };
 const char *oe_reason_text(enum oe_reason reason);
 
@@ -226,6 +230,10 @@ enum oe_status oe_conn_overdue(struct oe_conn *c, uint64_t now_ms);
 /* Another process uses the connection: if it is not known to be MQTT yet the result is 1, and it is plain from here on (where MQTT must not
  * pass in plain it stays under watch). */
 int oe_conn_abandon(struct oe_conn *c);
+
+/* The application will use the connection in a way that cannot be followed: it is plain from now on, for this reason. 0: it must not be, or is more than
+ * plain already. */
+int oe_conn_leave(struct oe_conn *c, enum oe_reason reason);
 
 /* Whether an initiator has sent a preface and not been answered: writers wait, too. */
 int oe_conn_prefaced(const struct oe_conn *c);

@@ -109,6 +109,12 @@ const char *oe_reason_text(enum oe_reason reason)
         return "the policy is require and a CONNECT with a Will came in plain";
     case OE_REASON_BAD_PREFACE:
         return "the preface is wrong";
+    case OE_REASON_STDIO:
+        return "the application uses stdio on it, which cannot be encrypted";
+    case OE_REASON_KERNEL_COPY:
+        return "the application has the kernel copy its bytes";
+    case OE_REASON_INHERITED:
+        return "it was encrypted by another program, which handed it on";
     }
     return "";
 }

@@ -172,6 +172,18 @@ struct oe_sock *oe_fdtab_add(uint64_t cookie, int *found)
     return s;
 }
 
+struct oe_sock *oe_fdtab_find(uint64_t cookie)
+{
+    struct oe_sock *s;
+
+    pthread_mutex_lock(&table_lock);
+    HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
+    if (s != NULL && !ref_live(s))
+        s = NULL;
+    pthread_mutex_unlock(&table_lock);
+    return s;
+}
+
 /* ---- slots ---------------------------------------------------------------------------------------------------------------------------- */
 
 static struct oe_fd_page *page_for(int fd)
@@ -212,6 +224,19 @@ int oe_fdtab_holds(int fd, const struct oe_sock *s)
     return slot != NULL && atomic_load(slot) == s;
 }
 
+int oe_fdtab_next(int fd)
+{
+    for (unsigned at = (unsigned)fd; at < OE_FD_PAGE * OE_FD_PAGES; at++) {
+        struct oe_fd_page *page = atomic_load_explicit(&oe_fd_pages[at / OE_FD_PAGE], memory_order_acquire);
+        if (page == NULL)
+            at |= OE_FD_PAGE - 1; /* the last of its page */
+        else if (atomic_load_explicit(&page->slot[at % OE_FD_PAGE], memory_order_relaxed) != NULL ||
+                 atomic_load_explicit(&page->mark[at % OE_FD_PAGE], memory_order_relaxed) != NULL)
+            return (int)at;
+    }
+    return -1;
+}
+
 void oe_fdtab_drop(int fd, struct oe_sock *s)
 {
     _Atomic(struct oe_sock *) *slot = slot_of(fd);
@@ -248,12 +273,31 @@ void oe_fdtab_rebind(struct oe_sock *old, int fd)
 
 /* ---- marks ---------------------------------------------------------------------------------------------------------------------------- */
 
+/* Stands among the marks for a stdio stream. */
+static struct oe_stats_slot stdio;
+
+static struct oe_stats_slot *mark_of(int fd)
+{
+    return oe_fdtab_marked(fd) ? atomic_load(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE]->mark[(unsigned)fd % OE_FD_PAGE]) : NULL;
+}
+
 static void mark(int fd, struct oe_stats_slot *shown)
 {
     struct oe_stats_slot *old =
         atomic_exchange(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE]->mark[(unsigned)fd % OE_FD_PAGE], shown); /* its page is there */
-    if (old != NULL)
+    if (old != NULL && old != &stdio)
         oe_show_let_go(old);
+}
+
+void oe_fdtab_mark_stdio(int fd)
+{
+    if ((unsigned)fd < OE_FD_PAGE * OE_FD_PAGES && page_for(fd) != NULL)
+        mark(fd, &stdio);
+}
+
+int oe_fdtab_has_stdio(int fd)
+{
+    return mark_of(fd) == &stdio;
 }
 
 void oe_fdtab_release(int fd, struct oe_sock *s)
@@ -279,10 +323,10 @@ void oe_fdtab_mark_dup(int fd, int newfd)
 {
     struct oe_stats_slot *shown;
 
-    if (!oe_fdtab_marked(fd) || (unsigned)newfd >= OE_FD_PAGE * OE_FD_PAGES || page_for(newfd) == NULL)
+    shown = mark_of(fd);
+    if (shown == NULL || shown == &stdio || (unsigned)newfd >= OE_FD_PAGE * OE_FD_PAGES || page_for(newfd) == NULL)
         return;
-    shown = atomic_load(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE]->mark[(unsigned)fd % OE_FD_PAGE]);
-    if (shown != NULL && oe_show_hold(shown))
+    if (oe_show_hold(shown))
         mark(newfd, shown);
 }
 
@@ -320,7 +364,8 @@ void oe_fdtab_fork_child(void)
     for (unsigned i = 0; i < OE_FD_PAGES; i++) {
         struct oe_fd_page *page = atomic_load(&oe_fd_pages[i]);
         for (unsigned k = 0; page != NULL && k < OE_FD_PAGE; k++)
-            atomic_store_explicit(&page->mark[k], NULL, memory_order_relaxed);
+            if (atomic_load_explicit(&page->mark[k], memory_order_relaxed) != &stdio)
+                atomic_store_explicit(&page->mark[k], NULL, memory_order_relaxed);
     }
     for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
         atomic_store(&s->slot, NULL); /* it is the parent's; the child shows the connection when it goes on with it */

@@ -51,6 +51,12 @@ int oe_fdtab_holds(int fd, const struct oe_sock *s);
 /* A connection whose socket begins another one: it can no longer be found by its cookie. */
 void oe_fdtab_unlist(struct oe_sock *s);
 
+/* The live connection of that cookie, with a reference for the caller, or NULL. */
+struct oe_sock *oe_fdtab_find(uint64_t cookie);
+
+/* The first descriptor from fd on that is tracked or marked; -1: there is none. */
+int oe_fdtab_next(int fd);
+
 /* Descriptors that still are old's become those of what fd has now. */
 void oe_fdtab_rebind(struct oe_sock *old, int fd);
 
@@ -69,6 +75,10 @@ static inline int oe_fdtab_marked(int fd)
     return page != NULL && atomic_load_explicit(&page->mark[(unsigned)fd % OE_FD_PAGE], memory_order_relaxed) != NULL;
 }
 void oe_fdtab_unmark(int fd);
+
+/* A stdio stream was put over fd before it was connected: another kind of mark, which lasts until fd is closed, and is not a duplicate's. */
+void oe_fdtab_mark_stdio(int fd);
+int oe_fdtab_has_stdio(int fd);
 void oe_fdtab_mark_dup(int fd, int newfd);
 
 /* fork: before, and after in parent and child. The child makes locks that other threads held usable and gives up what they guarded. */

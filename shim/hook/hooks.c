@@ -1,22 +1,20 @@
 /*
- * The exported names and nothing else: each function converts its arguments for the funnel (io.h) or for track.h, and what the funnel says to the
- * libc way. On a descriptor that is not tracked each is a look at the table and a tail call. docs/INTERPOSITION.md has the table of calls.
+ * Exported names that begin connections and move data, and nothing else: each function converts its arguments for the funnel (io.h) or for track.h,
+ * and what the funnel says to the libc way. On a descriptor that is not tracked each is a look at the table and a tail call.
+ * hooks_fd.c has those that make and close descriptors, hooks_other.c the rest. docs/INTERPOSITION.md has the table of calls.
  */
 #undef _FORTIFY_SOURCE /* its inline wrappers are what is defined here */
+#include "hooks.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <sys/socket.h>
 
-#include "fdtab.h"
 #include "io.h"
 #include "life.h"
 #include "names.h"
 #include "real.h"
 #include "track.h"
-
-#define EXPORT __attribute__((visibility("default")))
 
 /* Flags whose meaning lies outside the stream of bytes: the kernel's business. */
 #define NOT_DATA_IN (MSG_ERRQUEUE | MSG_OOB)
@@ -66,11 +64,19 @@ static ssize_t in_one(struct oe_sock *s, int fd, void *p, size_t n, int flags)
     return in(s, fd, &(struct iovec){.iov_base = p, .iov_len = n}, 1, flags);
 }
 
+/* The kernel would send from the application's memory and say so later. What it says when it cannot; programs then send without the flag. */
+static ssize_t zerocopy(struct oe_sock *s)
+{
+    return oe_io_passes(s, OE_FROM_APP) ? OE_IO_PASS : -ENOBUFS;
+}
+
 static ssize_t out(struct oe_sock *s, int fd, const struct iovec *iov, int n, int flags)
 {
     int saved = errno;
     test_cancel(s);
-    ssize_t r = flags & NOT_DATA_OUT ? -EOPNOTSUPP : oe_io_write(s, fd, (struct oe_vec){.iov = iov, .n = (size_t)n}, flags);
+    ssize_t r = flags & NOT_DATA_OUT   ? -EOPNOTSUPP
+                : flags & MSG_ZEROCOPY ? zerocopy(s)
+                                       : oe_io_write(s, fd, (struct oe_vec){.iov = iov, .n = (size_t)n}, flags);
     oe_fdtab_unref(s);
     if (r == OE_IO_PASS) {
         errno = saved;
@@ -92,6 +98,7 @@ static ssize_t out_one(struct oe_sock *s, int fd, const void *p, size_t n, int f
 
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
 {
+    oe_track_before_connect(fd);
     int r = oe_real.connect(fd, address, n);
     if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && address != NULL) /* interrupted, it goes on all the same */
         if (oe_track_connect(fd, address, n, r != 0 && errno == EINPROGRESS) != 0) {
@@ -207,18 +214,110 @@ EXPORT ssize_t __recvfrom_chk(int fd, void *p, size_t n, size_t size, int flags,
     return r == OE_IO_PASS ? oe_real.recvfrom_chk(fd, p, n, size, flags, address, address_n) : r;
 }
 
-EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
+static int too_many(size_t iov_n)
 {
-    struct oe_sock *s = m != NULL && m->msg_iovlen <= IOV_MAX ? oe_fdtab_get(fd) : NULL;
-    ssize_t r = s == NULL ? OE_IO_PASS : in(s, fd, m->msg_iov, (int)m->msg_iovlen, flags);
-    if (r == OE_IO_PASS)
-        return oe_real.recvmsg(fd, m, flags);
+    if (iov_n <= IOV_MAX)
+        return 0;
+    errno = EMSGSIZE;
+    return 1;
+}
+
+static ssize_t in_message(struct oe_sock *s, int fd, struct msghdr *m, int flags)
+{
+    if (too_many(m->msg_iovlen)) {
+        oe_fdtab_unref(s);
+        return -1;
+    }
+    ssize_t r = in(s, fd, m->msg_iov, (int)m->msg_iovlen, flags);
     if (r >= 0) {
         m->msg_namelen = 0;
         m->msg_controllen = 0;
         m->msg_flags = 0;
     }
     return r;
+}
+
+static ssize_t receive_message(int fd, struct msghdr *m, int flags, ssize_t (*real)(int, struct msghdr *, int))
+{
+    struct oe_sock *s = m != NULL ? oe_fdtab_get(fd) : NULL;
+    ssize_t r = s == NULL ? OE_IO_PASS : in_message(s, fd, m, flags);
+    if (r != OE_IO_PASS)
+        return r;
+    r = real(fd, m, flags);
+    if (r >= 0 && m != NULL && m->msg_controllen != 0)
+        oe_track_rights(m);
+    return r;
+}
+
+EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
+{
+    return receive_message(fd, m, flags, oe_real.recvmsg);
+}
+
+/* errno came after done messages: it is for the next call. */
+static int kept_for_next(int fd, int done)
+{
+    struct oe_sock *s = oe_fdtab_get(fd);
+    if (s != NULL) {
+        oe_io_keep_error(s, errno);
+        oe_fdtab_unref(s);
+    }
+    return done;
+}
+
+/* As the kernel does it: the first error is the call's, a later one the next call's. real gets what is left if the connection is let go. */
+static int receive_messages(int fd, struct mmsghdr *m, unsigned n, int flags, struct timespec *timeout,
+                            int (*real)(int, struct mmsghdr *, unsigned, int, struct timespec *))
+{
+    unsigned done = 0;
+    struct oe_sock *s;
+
+    n = n > IOV_MAX ? IOV_MAX : n;
+    while (m != NULL && done < n && (s = oe_fdtab_get(fd)) != NULL) {
+        ssize_t r = in_message(s, fd, &m[done].msg_hdr, flags & ~MSG_WAITFORONE);
+        if (r == OE_IO_PASS)
+            break;
+        if (r < 0)
+            return done != 0 ? kept_for_next(fd, (int)done) : -1;
+        m[done++].msg_len = (unsigned)r;
+        flags |= flags & MSG_WAITFORONE ? MSG_DONTWAIT : 0;
+    }
+    if (done == n && n != 0)
+        return (int)done;
+    int r = real(fd, m + done, n - done, flags, timeout);
+    for (int i = 0; i < r; i++)
+        if (m[done + (unsigned)i].msg_hdr.msg_controllen != 0)
+            oe_track_rights(&m[done + (unsigned)i].msg_hdr);
+    return r >= 0 ? r + (int)done : done != 0 ? (int)done : r;
+}
+
+EXPORT int recvmmsg(int fd, struct mmsghdr *m, unsigned n, int flags, struct timespec *timeout)
+{
+    return receive_messages(fd, m, n, flags, timeout, oe_real.recvmmsg);
+}
+
+/* A socket has no position; what else the flags could ask for means nothing on one. */
+#define FLAGS_ON_SOCKETS (RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND)
+
+static ssize_t in_at(struct oe_sock *s, int fd, const struct iovec *iov, int n, off64_t offset, int flags)
+{
+    if (offset == -1 && (flags & ~FLAGS_ON_SOCKETS) == 0)
+        return in(s, fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
+    oe_fdtab_unref(s);
+    errno = offset == -1 ? EOPNOTSUPP : ESPIPE;
+    return -1;
+}
+
+EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
+{
+    struct oe_sock *s = n >= 0 && n <= IOV_MAX ? oe_fdtab_get(fd) : NULL;
+    ssize_t r = s == NULL ? OE_IO_PASS : in_at(s, fd, iov, n, offset, flags);
+    return r == OE_IO_PASS ? oe_real.preadv2(fd, iov, n, offset, flags) : r;
+}
+
+EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t offset, int flags)
+{
+    return preadv64v2(fd, iov, n, offset, flags);
 }
 
 /* ---- data out ------------------------------------------------------------------------------------------------------------------------- */
@@ -248,100 +347,130 @@ EXPORT ssize_t send(int fd, const void *p, size_t n, int flags)
 
 EXPORT ssize_t __send(int fd, const void *p, size_t n, int flags) __attribute__((alias("send")));
 
+/* MSG_FASTOPEN: connect and send in one call. Here it is two; the first bytes wait for the handshake of TCP. 0: done, or -1. */
+static int fast_open(int fd, const struct sockaddr *address, socklen_t n, int *flags)
+{
+    if (!(*flags & MSG_FASTOPEN) || !oe_track_is_tcp(fd))
+        return 0;
+    *flags &= ~MSG_FASTOPEN;
+    return connect(fd, address, n);
+}
+
 EXPORT ssize_t sendto(int fd, const void *p, size_t n, int flags, const struct sockaddr *address, socklen_t address_n)
 {
+    if (fast_open(fd, address, address_n, &flags) != 0)
+        return -1;
     struct oe_sock *s = oe_fdtab_get(fd);
     ssize_t r = s == NULL ? OE_IO_PASS : out_one(s, fd, p, n, flags);
     return r == OE_IO_PASS ? oe_real.sendto(fd, p, n, flags, address, address_n) : r;
 }
 
+static ssize_t out_message(struct oe_sock *s, int fd, const struct msghdr *m, int flags)
+{
+    if (too_many(m->msg_iovlen)) {
+        oe_fdtab_unref(s);
+        return -1;
+    }
+    return out(s, fd, m->msg_iov, (int)m->msg_iovlen, flags);
+}
+
+static ssize_t send_message(int fd, const struct msghdr *m, int flags, ssize_t (*real)(int, const struct msghdr *, int))
+{
+    if (m != NULL && fast_open(fd, m->msg_name, m->msg_namelen, &flags) != 0)
+        return -1;
+    struct oe_sock *s = m != NULL ? oe_fdtab_get(fd) : NULL;
+    ssize_t r = s == NULL ? OE_IO_PASS : out_message(s, fd, m, flags);
+    return r == OE_IO_PASS ? real(fd, m, flags) : r;
+}
+
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
 {
-    struct oe_sock *s = m != NULL && m->msg_iovlen <= IOV_MAX ? oe_fdtab_get(fd) : NULL;
-    ssize_t r = s == NULL ? OE_IO_PASS : out(s, fd, m->msg_iov, (int)m->msg_iovlen, flags);
-    return r == OE_IO_PASS ? oe_real.sendmsg(fd, m, flags) : r;
+    return send_message(fd, m, flags, oe_real.sendmsg);
 }
 
-/* ---- descriptors ---------------------------------------------------------------------------------------------------------------------- */
-
-static int tracked(int fd)
+static size_t length(const struct msghdr *m)
 {
-    struct oe_sock *s = oe_fdtab_get(fd);
-    if (s != NULL)
-        oe_fdtab_unref(s);
-    return s != NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < m->msg_iovlen; i++)
+        n += m->msg_iov[i].iov_len;
+    return n;
 }
 
-EXPORT int close(int fd)
+/* As the kernel does it: what went out counts, and the error that came after it comes again when it is tried again. */
+static int send_messages(int fd, struct mmsghdr *m, unsigned n, int flags, int (*real)(int, struct mmsghdr *, unsigned, int))
 {
-    if (tracked(fd) || oe_fdtab_marked(fd))
-        oe_track_close(fd);
-    return oe_real.close(fd);
-}
+    unsigned done = 0;
+    struct oe_sock *s;
 
-EXPORT int __close(int fd) __attribute__((alias("close")));
-
-EXPORT int shutdown(int fd, int how)
-{
-    struct oe_sock *s = how == SHUT_WR || how == SHUT_RDWR ? oe_fdtab_get(fd) : NULL;
-    if (s != NULL) {
-        int saved = errno;
-        oe_io_shutdown(s, fd);
-        oe_fdtab_unref(s);
-        errno = saved;
+    n = n > IOV_MAX ? IOV_MAX : n;
+    if (m != NULL && n != 0 && fast_open(fd, m->msg_hdr.msg_name, m->msg_hdr.msg_namelen, &flags) != 0)
+        return -1;
+    while (m != NULL && done < n && (s = oe_fdtab_get(fd)) != NULL) {
+        ssize_t r = out_message(s, fd, &m[done].msg_hdr, flags);
+        if (r == OE_IO_PASS)
+            break;
+        if (r < 0)
+            return done != 0 ? (int)done : -1;
+        m[done].msg_len = (unsigned)r;
+        if ((size_t)r != length(&m[done++].msg_hdr))
+            return (int)done;
     }
-    return oe_real.shutdown(fd, how);
+    if (done == n && n != 0)
+        return (int)done;
+    int r = real(fd, m + done, n - done, flags);
+    return r >= 0 ? r + (int)done : done != 0 ? (int)done : r;
 }
 
-EXPORT int dup(int fd)
+EXPORT int sendmmsg(int fd, struct mmsghdr *m, unsigned n, int flags)
 {
-    int r = oe_real.dup(fd);
-    if (r >= 0)
-        oe_track_dup(fd, r);
-    return r;
+    return send_messages(fd, m, n, flags, oe_real.sendmmsg);
 }
 
-/* dup2 onto a tracked descriptor is a close of it; if it then fails, the descriptor is still what it was. */
-static int dup_onto(int fd, int to, int (*call)(int fd, int to, int flags), int flags)
+static ssize_t out_at(struct oe_sock *s, int fd, const struct iovec *iov, int n, off64_t offset, int flags)
 {
-    struct oe_sock *replaced = fd != to ? oe_track_replace(to) : NULL;
-    int r = call(fd, to, flags);
-    if (replaced != NULL)
-        oe_track_replaced(to, replaced, r < 0);
-    if (r >= 0)
-        oe_track_dup(fd, r);
-    return r;
+    if (offset == -1 && (flags & ~FLAGS_ON_SOCKETS) == 0)
+        return out(s, fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
+    oe_fdtab_unref(s);
+    errno = offset == -1 ? EOPNOTSUPP : ESPIPE;
+    return -1;
 }
 
-static int call_dup2(int fd, int to, int flags)
+EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
 {
-    (void)flags;
-    return oe_real.dup2(fd, to);
+    struct oe_sock *s = n >= 0 && n <= IOV_MAX ? oe_fdtab_get(fd) : NULL;
+    ssize_t r = s == NULL ? OE_IO_PASS : out_at(s, fd, iov, n, offset, flags);
+    return r == OE_IO_PASS ? oe_real.pwritev2(fd, iov, n, offset, flags) : r;
 }
 
-EXPORT int dup2(int fd, int to)
+EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t offset, int flags)
 {
-    return dup_onto(fd, to, call_dup2, 0);
+    return pwritev64v2(fd, iov, n, offset, flags);
 }
 
-EXPORT int __dup2(int fd, int to) __attribute__((alias("dup2"), nothrow, leaf));
+#if __SIZEOF_LONG__ == 4
+/* What programs with a 64-bit time_t call: control messages may have times in them. */
+EXPORT ssize_t __recvmsg64(int fd, struct msghdr *m, int flags);
+EXPORT int __recvmmsg64(int fd, struct mmsghdr *m, unsigned n, int flags, struct timespec *timeout);
+EXPORT ssize_t __sendmsg64(int fd, const struct msghdr *m, int flags);
+EXPORT int __sendmmsg64(int fd, struct mmsghdr *m, unsigned n, int flags);
 
-EXPORT int dup3(int fd, int to, int flags)
+EXPORT ssize_t __recvmsg64(int fd, struct msghdr *m, int flags)
 {
-    return dup_onto(fd, to, oe_real.dup3, flags);
+    return receive_message(fd, m, flags, oe_real.recvmsg_time64);
 }
 
-EXPORT int fcntl(int fd, int cmd, ...)
+EXPORT int __recvmmsg64(int fd, struct mmsghdr *m, unsigned n, int flags, struct timespec *timeout)
 {
-    va_list ap;
-    va_start(ap, cmd);
-    long arg = va_arg(ap, long); /* an int or a pointer; unused where the command takes none */
-    va_end(ap);
-    int r = oe_real.fcntl(fd, cmd, arg);
-    if (r >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
-        oe_track_dup(fd, r);
-    return r;
+    return receive_messages(fd, m, n, flags, timeout, oe_real.recvmmsg_time64);
 }
 
-EXPORT int fcntl64(int fd, int cmd, ...) __attribute__((alias("fcntl")));
-EXPORT int __fcntl(int fd, int cmd, ...) __attribute__((alias("fcntl")));
+EXPORT ssize_t __sendmsg64(int fd, const struct msghdr *m, int flags)
+{
+    return send_message(fd, m, flags, oe_real.sendmsg_time64);
+}
+
+EXPORT int __sendmmsg64(int fd, struct mmsghdr *m, unsigned n, int flags)
+{
+    return send_messages(fd, m, n, flags, oe_real.sendmmsg_time64);
+}
+#endif

@@ -48,6 +48,12 @@ int oe_io_is_nonblocking(int fd, int flags);
  * passes. Any other result stays. */
 ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result);
 
+/* Both held: nothing of a plain connection is on its way in the library: it can be let go. */
+int oe_io_empty(const struct oe_sock *s);
+
+/* Both held, the connection is plain: fd is the application's alone again. */
+void oe_io_release(struct oe_sock *s, int fd);
+
 /* What is kept in the kernel's queue although it has been seen is taken out: n bytes. */
 void oe_io_discard(int fd, size_t n);
 

@@ -15,6 +15,7 @@
 #include "pool.h"
 #include "real.h"
 #include "sys.h"
+#include "tag.h"
 
 /* Below this a read peeks; from it on it takes bytes from the kernel at once, since plaintext is never longer than what it was made from. */
 #define DIRECT_BYTES_MIN 4096U
@@ -96,6 +97,8 @@ static enum outcome push(struct reading *rd, struct oe_span raw, uint8_t *p, siz
     oe_vec_advance(&rd->to, forward.n);
     rd->total += forward.n;
     int e = oe_io_settle(s, OE_FROM_PEER, st, &rd->report);
+    if (!records)
+        oe_tag_use(s, rd->fd);
     if (!records && oe_buf_n(&s->pending) != 0)
         (void)oe_io_flush(s, rd->fd, MSG_NOSIGNAL); /* the application's next write meets the error again */
     oe_io_refuse(s, rd->fd);
@@ -218,11 +221,16 @@ static ssize_t verdict(struct reading *rd, ssize_t *result)
     struct oe_sock *s = rd->s;
     uint8_t *p;
     int full = oe_vec_front(&rd->to, &p) == 0 || (rd->flags & MSG_PEEK);
+    int done = rd->total != 0 && (full || (rd->seen_empty && !(rd->flags & MSG_WAITALL)));
 
     *result = (ssize_t)rd->total;
-    if (rd->total != 0 && (full || (rd->seen_empty && !(rd->flags & MSG_WAITALL))))
+    if ((done || rd->total == 0) && !atomic_load(&s->broken) && oe_io_empty(s)) {
+        oe_io_release(s, rd->fd);
+        if (rd->total == 0)
+            *result = OE_IO_PASS;
         return 0;
-    if (oe_vec_front(&rd->to, &p) == 0)
+    }
+    if (done || oe_vec_front(&rd->to, &p) == 0)
         return 0;
     if (s->rx_error != 0) {
         if (rd->total == 0) {
@@ -232,26 +240,11 @@ static ssize_t verdict(struct reading *rd, ssize_t *result)
         return 0;
     }
     if (atomic_load(&s->broken)) {
+        oe_report_inherited(s, &rd->report);
         *result = rd->total != 0 ? *result : -ECONNRESET;
         return 0;
     }
-    if (oe_conn_transparent(&s->conn) && s->raw == 0 && oe_buf_n(&s->pending) == 0 && s->debt == 0) {
-        if (rd->total == 0) {
-            oe_fdtab_release(rd->fd, s);
-            *result = OE_IO_PASS;
-        }
-        return 0;
-    }
     return 1;
-}
-
-/* The rest of the call fails, but what it has is told first: the error is for the next one. */
-static void keep_error(struct reading *rd, ssize_t error)
-{
-    if (error == -EAGAIN || error == -EINTR || oe_io_lock(rd->s, OE_FROM_PEER, &rd->held) != 0)
-        return;
-    rd->s->rx_error = (int)-error;
-    oe_io_unlock(rd->s, &rd->held);
 }
 
 /* After a look that found nothing more. 1: look again, otherwise *result is the call's. */
@@ -264,10 +257,11 @@ static int empty(struct reading *rd, ssize_t *result)
     if (r < 0 && rd->total == 0)
         *result = r;
     else if (r < 0)
-        keep_error(rd, r);
+        oe_io_keep_error(rd->s, (int)-r); /* what the call has is told first */
     if (r > 0 && !oe_fdtab_holds(rd->fd, rd->s)) {
-        /* closed by another thread; the number may be somebody else's by now */
-        *result = rd->total != 0 ? *result : -EBADF;
+        /* closed by another thread, and the number may be somebody else's by now; or let go of */
+        if (rd->total == 0)
+            *result = atomic_load(&rd->s->released) ? OE_IO_PASS : -EBADF;
         return 0;
     }
     return r > 0;

@@ -16,6 +16,7 @@
 #include "pool.h"
 #include "real.h"
 #include "sys.h"
+#include "tag.h"
 
 /* What a responder may hold in the handshake without asking its application to come back, if the kernel will take it in one piece. */
 #define HELD_QUIET_BYTES (64U << 10)
@@ -131,6 +132,8 @@ static enum outcome push(struct writing *wr)
     enum oe_status st = oe_conn_push(&s->conn, OE_FROM_APP, batch, records ? 0 : oe_clock_monotonic_ms(), &flow);
     oe_pool_put(&scratch);
     int e = oe_io_settle(s, OE_FROM_APP, st, &wr->report);
+    if (!records)
+        oe_tag_use(s, wr->fd);
     if (e != 0)
         return failed(wr, -e);
     oe_vec_advance(&wr->from, flow.taken);
@@ -140,6 +143,8 @@ static enum outcome push(struct writing *wr)
         return failed(wr, -e);
     }
     oe_io_refuse(s, wr->fd);
+    if (oe_io_empty(s))
+        oe_io_release(s, wr->fd);
     if (oe_conn_prefaced(&s->conn) && !oe_io_waits_here(s))
         return WAIT; /* what the application writes next, and the end it may then make, must find the handshake done */
     return flow.taken != 0 || batch.n == 0 ? TAKEN : handshake_open(wr);
@@ -176,8 +181,10 @@ static enum outcome step(struct writing *wr)
         s->tx_error = 0;
         return failed(wr, e);
     }
-    if (atomic_load(&s->broken))
+    if (atomic_load(&s->broken)) {
+        oe_report_inherited(s, &wr->report);
         return failed(wr, ECONNRESET);
+    }
     if (s->conn.phase == OE_PHASE_REFUSED)
         return wr->total != 0 ? DONE : failed(wr, ECONNRESET);
     if ((e = oe_io_flush(s, wr->fd, wr->flags)) != 0)
@@ -197,8 +204,8 @@ static enum outcome step(struct writing *wr)
         if (wr->total != 0)
             return DONE;
         /* What the application has not read yet keeps the socket under watch; writing goes past it. */
-        if (s->raw == 0 && oe_buf_n(&s->owed) == 0 && s->rx_error == 0)
-            oe_fdtab_release(wr->fd, s);
+        if (oe_io_empty(s))
+            oe_io_release(s, wr->fd);
         return PASS;
     }
     return push(wr);
@@ -239,7 +246,7 @@ static int wait_writable(struct writing *wr)
     pthread_cleanup_pop(0);
     if (r < 0)
         return errno == EINTR && restarts() ? 0 : -errno;
-    if (r > 0 && !oe_fdtab_holds(wr->fd, wr->s))
+    if (r > 0 && !oe_fdtab_holds(wr->fd, wr->s) && !atomic_load(&wr->s->released))
         return -EBADF; /* closed by another thread */
     return r == 0 ? -EAGAIN : 0;
 }

@@ -9,6 +9,7 @@
 #include "names.h"
 #include "real.h"
 #include "show.h"
+#include "track.h"
 #include "trust.h"
 
 struct oe_life oe_life;
@@ -66,6 +67,7 @@ __attribute__((constructor)) static void start(void)
     oe_stats_start(oe_life.env.state_dir);
     pthread_atfork(fork_prepare, fork_parent, fork_child);
     atomic_store(&oe_life.ready, 1);
+    oe_track_inherited();
     errno = saved;
 }
 

@@ -38,6 +38,16 @@ void oe_report_broken(struct oe_sock *s, enum oe_reason reason, struct oe_report
     r->broken_reason = reason;
 }
 
+void oe_report_inherited(struct oe_sock *s, struct oe_report *r)
+{
+    if (!atomic_exchange(&s->inherited, 0))
+        return;
+    r->broken = 1;
+    r->role = s->conn.role;
+    r->address = s->address;
+    r->broken_reason = OE_REASON_INHERITED;
+}
+
 static const char *role_name(enum oe_role role)
 {
     return role == OE_INITIATOR ? "connect" : "accept";

@@ -31,6 +31,9 @@ void oe_report_take(struct oe_sock *s, struct oe_report *r);
 /* A direction broke for reason. */
 void oe_report_broken(struct oe_sock *s, enum oe_reason reason, struct oe_report *r);
 
+/* The same for a connection that came here broken, at its first use. */
+void oe_report_inherited(struct oe_sock *s, struct oe_report *r);
+
 /* Without locks: logs, and remembers what is to be remembered. errno is kept. */
 void oe_report_emit(const struct oe_report *r);
 

@@ -39,6 +39,11 @@ struct oe_sock {
     struct oe_trusted *trusted;           /* what was known of the peer when it was asked; owned */
     _Atomic(struct oe_stats_slot *) slot; /* where it is shown (show.h), or NULL */
     _Atomic uint8_t shown;                /* 0: not; 1: undecided; 2: decided */
+    _Atomic int notsent;                  /* tag.h: TCP_NOTSENT_LOWAT as the application has it, while the tag stands there */
+    _Atomic int lowat;                    /* tag.h: SO_RCVLOWAT as the application has it; 0: the kernel knows */
+    uint8_t tag;                          /* enum oe_tag, on the socket */
+    _Atomic uint8_t released;             /* it is plain, and no descriptor that was used since is in the table */
+    _Atomic uint8_t inherited;            /* encrypted by another program: broken here, and not told yet */
 
     /* Lock order: rx, then tx. In OE_PHASE_RECORDS each guards its direction of conn; in every other phase both are held. None is held across a
      * call that blocks or is a cancellation point. */
@@ -62,8 +67,6 @@ struct oe_sock {
     uint8_t memory_asked;
     uint8_t trust_asked;
     uint8_t shut; /* refused, and shut down */
-    uint8_t remembered;
-    uint8_t broken_reported;
 };
 
 #endif

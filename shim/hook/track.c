@@ -1,7 +1,10 @@
 #include "track.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sodium.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "fdtab.h"
@@ -12,6 +15,7 @@
 #include "report.h"
 #include "show.h"
 #include "sys.h"
+#include "tag.h"
 #include "trust.h"
 
 static long socket_option(int fd, int name, void *out, unsigned n)
@@ -20,7 +24,7 @@ static long socket_option(int fd, int name, void *out, unsigned n)
     return OE_SYS6(SYS_getsockopt, fd, SOL_SOCKET, name, out, &size, 0);
 }
 
-static int is_tcp(int fd)
+int oe_track_is_tcp(int fd)
 {
     int protocol = 0;
     return socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol)) == 0 && protocol == IPPROTO_TCP;
@@ -74,7 +78,7 @@ static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_ad
 }
 
 /* It cannot be tracked. Where MQTT must not pass in plain nothing may pass at all. */
-static int untracked(int fd, enum oe_role role, const struct oe_address *peer, const char *why)
+static int untracked(int fd, enum oe_role role, const struct oe_address *peer, enum oe_log_level level, const char *why)
 {
     struct oe_sock s = {.address = *peer};
     struct oe_conn_setup setup = {0};
@@ -88,31 +92,42 @@ static int untracked(int fd, enum oe_role role, const struct oe_address *peer, c
         accept_policy(fd, &setup);
     }
     int strict = setup.policy == OE_POLICY_REQUIRE || setup.policy == OE_POLICY_REFUSE;
-    oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "%s: %s, the connection %s", role == OE_INITIATOR ? "connect" : "accept", why,
-                 strict ? "is shut down" : "stays plain");
+    oe_log_write(&oe_life.env.log, strict ? OE_LOG_ERROR : level, "%s: %s, the connection %s", role == OE_INITIATOR ? "connect" : "accept",
+                 why, strict ? "is shut down" : "stays plain");
     if (strict)
         OE_SYS3(SYS_shutdown, fd, SHUT_RDWR, 0);
     return strict ? -1 : 0;
 }
 
-static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t sa_n)
+/* was: the tag that the socket came with. */
+static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t sa_n, enum oe_tag was)
 {
     struct oe_address peer;
     uint64_t cookie;
     int found;
 
     if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_life_foreign() || oe_names_address(sa, sa_n, &peer) != 0 ||
-        !is_tcp(fd))
+        !oe_track_is_tcp(fd))
         return 0;
     if (socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) != 0)
-        return untracked(fd, role, &peer, "the kernel gives sockets no cookie (Linux 4.12 does)");
+        return untracked(fd, role, &peer, OE_LOG_ERROR, "the kernel gives sockets no cookie (Linux 4.12 does)");
     if (oe_life_crypto() != 0)
-        return untracked(fd, role, &peer, "there is no cryptography");
+        return untracked(fd, role, &peer, OE_LOG_ERROR, "there is no cryptography");
+    if (oe_fdtab_has_stdio(fd)) {
+        oe_fdtab_unmark(fd);
+        return untracked(fd, role, &peer, OE_LOG_DEBUG, "a stdio stream is over it");
+    }
     struct oe_sock *s = oe_fdtab_add(cookie, &found);
     int ok = s != NULL && (found || fill(s, fd, role, &peer) == 0) && oe_fdtab_set(fd, s) == 0;
+    if (ok && !found)
+        oe_tag_begin(s, fd, was);
+    if (ok && (was == OE_TAG_USED_INITIATOR || was == OE_TAG_USED_RESPONDER)) {
+        atomic_store(&s->inherited, 1);
+        atomic_store(&s->broken, 1);
+    }
     if (s != NULL)
         oe_fdtab_unref(s);
-    return ok ? 0 : untracked(fd, role, &peer, "out of memory or descriptor too large");
+    return ok ? 0 : untracked(fd, role, &peer, OE_LOG_ERROR, "out of memory or descriptor too large");
 }
 
 /* A slot whose socket is not fd's any more: it was closed by a way that is not hooked. */
@@ -148,7 +163,7 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
     } else if (!oe_life_foreign()) {
         oe_fdtab_unmark(fd);
     }
-    result = track(fd, OE_INITIATOR, peer, peer_n);
+    result = track(fd, OE_INITIATOR, peer, peer_n, OE_TAG_NONE);
     if (s != NULL)
         oe_fdtab_rebind(s, fd); /* its other descriptors are the new connection's, too */
 out:
@@ -161,7 +176,7 @@ out:
 void oe_track_listen(int fd)
 {
     int saved = errno;
-    if (atomic_load_explicit(&oe_life.ready, memory_order_acquire) && !oe_life_foreign() && is_tcp(fd))
+    if (atomic_load_explicit(&oe_life.ready, memory_order_acquire) && !oe_life_foreign() && oe_track_is_tcp(fd))
         oe_show_listen();
     errno = saved;
 }
@@ -176,7 +191,7 @@ int oe_track_accept(int fd)
         return 0;
     purge(fd);
     if (OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0)
-        result = track(fd, OE_RESPONDER, (const struct sockaddr *)&peer, n);
+        result = track(fd, OE_RESPONDER, (const struct sockaddr *)&peer, n, OE_TAG_NONE);
     errno = saved;
     return result;
 }
@@ -231,4 +246,101 @@ void oe_track_close(int fd)
         }
     }
     errno = saved;
+}
+
+void oe_track_new(int fd)
+{
+    int saved = errno;
+    if (!oe_life_foreign())
+        purge(fd);
+    errno = saved;
+}
+
+void oe_track_close_range(unsigned first, unsigned last)
+{
+    int saved = errno;
+    int fd = first > INT_MAX ? -1 : oe_fdtab_next((int)first);
+
+    for (; fd >= 0 && (unsigned)fd <= last; fd = oe_fdtab_next(fd + 1))
+        oe_track_close(fd);
+    errno = saved;
+}
+
+void oe_track_before_connect(int fd)
+{
+    int on = 0;
+    socklen_t n = sizeof(on);
+
+    /* It would begin the handshake of TCP with the first write only. */
+    if (OE_SYS6(SYS_getsockopt, fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &on, &n, 0) != 0 || on == 0)
+        return;
+    on = 0;
+    OE_SYS6(SYS_setsockopt, fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &on, sizeof(on), 0);
+}
+
+/* ---- sockets that came from elsewhere ------------------------------------------------------------------------------------------------- */
+
+void oe_track_received(int fd)
+{
+    int saved = errno;
+    struct sockaddr_storage peer = {0};
+    socklen_t n = sizeof(peer);
+    uint64_t cookie;
+
+    if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_life_foreign())
+        return;
+    purge(fd);
+    if (!oe_track_is_tcp(fd) || socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) != 0)
+        goto out;
+    struct oe_sock *own = oe_fdtab_find(cookie);
+    enum oe_tag tag = oe_tag_of(fd);
+    if (own != NULL) { /* it has been all the way round, or was one of ours at the fork */
+        (void)oe_fdtab_set(fd, own);
+        oe_fdtab_unref(own);
+    } else if (tag != OE_TAG_NONE && OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0) {
+        enum oe_role role = tag == OE_TAG_FRESH_INITIATOR || tag == OE_TAG_USED_INITIATOR ? OE_INITIATOR : OE_RESPONDER;
+        (void)track(fd, role, (const struct sockaddr *)&peer, n, tag);
+    }
+out:
+    errno = saved;
+}
+
+void oe_track_rights(struct msghdr *m)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
+            continue;
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+            oe_track_received(fd);
+        }
+    }
+}
+
+/* Without libc: its opendir is hooked, and this runs in a constructor. */
+struct entry {
+    uint64_t ino, off;
+    uint16_t n;
+    uint8_t type;
+    char name[];
+};
+
+void oe_track_inherited(void)
+{
+    char buffer[2048];
+    long dir = OE_SYS6(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0, 0), n;
+
+    if (dir < 0)
+        return;
+    while ((n = OE_SYS3(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0)
+        for (long at = 0; at < n;) {
+            uint16_t size;
+            int fd = atoi(buffer + at + offsetof(struct entry, name));
+            memcpy(&size, buffer + at + offsetof(struct entry, n), sizeof(size));
+            if (fd != dir && oe_tag_of(fd) != OE_TAG_NONE)
+                oe_track_received(fd);
+            at += size;
+        }
+    OE_SYS3(SYS_close, dir, 0, 0);
 }

@@ -10,6 +10,12 @@
  * a TCP socket. errno is kept. -1: the connection must not be used: it cannot be tracked, and MQTT must not pass in plain. */
 int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began);
 
+/* Whether fd is a TCP socket. */
+int oe_track_is_tcp(int fd);
+
+/* fd is going to be connected. */
+void oe_track_before_connect(int fd);
+
 /* fd listens. */
 void oe_track_listen(int fd);
 
@@ -25,5 +31,20 @@ void oe_track_replaced(int fd, struct oe_sock *s, int call_failed);
 
 /* The last look at a descriptor that is about to be closed or replaced; takes the slot's reference. */
 void oe_track_close(int fd);
+
+/* The same for descriptors from first to last. */
+void oe_track_close_range(unsigned first, unsigned last);
+
+/* fd is new and no connection: what its number stood for was closed behind the library's back. */
+void oe_track_new(int fd);
+
+/* fd came from another process, or is an old acquaintance. It is followed if nothing has been read or written on it. */
+void oe_track_received(int fd);
+
+/* The same for the descriptors in a message. */
+void oe_track_rights(struct msghdr *m);
+
+/* The same for what this program was started with. */
+void oe_track_inherited(void);
 
 #endif
