@@ -113,10 +113,8 @@ static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t
         return untracked(fd, role, &peer, OE_LOG_ERROR, "the kernel gives sockets no cookie (Linux 4.12 does)");
     if (oe_life_crypto() != 0)
         return untracked(fd, role, &peer, OE_LOG_ERROR, "there is no cryptography");
-    if (oe_fdtab_has_stdio(fd)) {
-        oe_fdtab_unmark(fd);
+    if (oe_fdtab_has_stdio(fd))
         return untracked(fd, role, &peer, OE_LOG_DEBUG, "a stdio stream is over it");
-    }
     struct oe_sock *s = oe_fdtab_add(cookie, &found);
     int ok = s != NULL && (found || fill(s, fd, role, &peer) == 0) && oe_fdtab_set(fd, s) == 0;
     if (ok && !found)
@@ -160,7 +158,7 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
             goto out;
         oe_fdtab_unlist(s);
         purge(fd);
-    } else if (!oe_life_foreign()) {
+    } else if (!oe_life_foreign() && !oe_fdtab_has_stdio(fd)) {
         oe_fdtab_unmark(fd);
     }
     result = track(fd, OE_INITIATOR, peer, peer_n, OE_TAG_NONE);
