@@ -58,21 +58,6 @@ static void say_plain(int fd, const char *words)
     get_exactly(fd, words, strlen(words));
 }
 
-/* Behind the library's back. */
-static void raw_close(int fd)
-{
-#if defined(__x86_64__)
-    long r;
-    __asm__ volatile("syscall" : "=a"(r) : "a"(SYS_close), "D"((long)fd) : "rcx", "r11", "memory");
-#elif defined(__aarch64__)
-    register long x8 __asm__("x8") = SYS_close;
-    register long x0 __asm__("x0") = fd;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8) : "memory");
-#else
-    syscall(SYS_close, fd);
-#endif
-}
-
 /* Both ends of an encrypted (under the library) connection in this process. */
 struct ends {
     int listener;

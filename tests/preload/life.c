@@ -398,17 +398,17 @@ static void stale_hooked(void)
 {
     int own, listener = tcp_listen(&own), fd = mqtt_connect(port), devnull = open("/dev/null", O_WRONLY);
     echo(fd, 1);
-    syscall(SYS_close, fd);
+    raw_close(fd);
     int again = mqtt_connect(port);
     MUST(again == fd);
     echo(again, 2);
-    syscall(SYS_close, again);
+    raw_close(again);
     MUST(dup2(devnull, fd) == fd && write(fd, "x", 1) == 1);
     MUST(close(fd) == 0);
     fd = mqtt_connect(port);
     echo(fd, 3);
     int other = tcp_connect(own);
-    syscall(SYS_close, fd);
+    raw_close(fd);
     int in = accept(listener, NULL, NULL);
     MUST(in == fd);
     put(other, "POST", 4);
@@ -421,14 +421,14 @@ static void stale_unhooked(void)
     int fd = mqtt_connect(port), two[2], in[2];
     char c = 0;
     echo(fd, 1);
-    syscall(SYS_close, fd);
+    raw_close(fd);
     MUST(pipe(two) == 0 && two[0] == fd);
     MUST(write(two[1], "a", 1) == 1);
     MUST(read(two[0], &c, 1) == 1 && c == 'a');
     close(two[0]);
     close(two[1]);
     fd = mqtt_connect(port);
-    syscall(SYS_close, fd);
+    raw_close(fd);
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, in) == 0 && in[0] == fd);
     MUST(write(in[0], "b", 1) == 1);
     MUST(recv(in[1], two, 8, MSG_DONTWAIT) == 1);

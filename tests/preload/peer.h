@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -98,6 +99,21 @@ static inline int wait_for(int fd, short events, int ms)
             return r;
         ms = end > now_ms() ? (int)(end - now_ms()) : 0;
     }
+}
+
+/* A system call that is no call of libc's: behind the library's back. */
+static inline void raw_close(int fd)
+{
+#if defined(__x86_64__)
+    long r;
+    __asm__ volatile("syscall" : "=a"(r) : "a"(SYS_close), "D"((long)fd) : "rcx", "r11", "memory");
+#elif defined(__aarch64__)
+    register long x8 __asm__("x8") = SYS_close;
+    register long x0 __asm__("x0") = fd;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8) : "memory");
+#else
+    syscall(SYS_close, fd);
+#endif
 }
 
 /* Whatever the blocking mode. */

@@ -10,8 +10,8 @@ import pytest
 import pre
 
 READERS = ["poll", "poll-large", "epoll", "epoll-et", "epoll-et-short", "oneshot", "select", "blocking", "blocking-large", "one-byte", "waitall",
-           "readv", "recvmsg", "mosquitto", "peek", "slow"]
-WRITERS = ["blocking", "poll", "poll-one", "epoll-et", "epoll-et-short", "writev", "sendmsg", "small-sndbuf", "one-byte", "large"]
+           "readv", "recvmsg", "recvmmsg", "preadv2", "syscall", "counted", "mosquitto", "peek", "slow"]
+WRITERS = ["blocking", "poll", "poll-one", "epoll-et", "epoll-et-short", "writev", "sendmsg", "sendmmsg", "pwritev2", "syscall", "small-sndbuf", "one-byte", "large"]
 ENDS = ["open", "fin", "rst"]
 BYTES = {"one-byte": 20000, "poll-one": 8000, "slow": 60000, "peek": 150000}
 

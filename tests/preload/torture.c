@@ -7,7 +7,9 @@
 #include "peer.h"
 
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/select.h>
+#include <sys/syscall.h>
 
 struct end {
     int fd;
@@ -218,6 +220,19 @@ static void recv_blocking(void)
             struct iovec v[2] = {{e.buf, 5}, {e.buf + 5, 6000}};
             struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
             book(e.buf, recvmsg(e.fd, &m, 0));
+        } else if (style("recvmmsg")) {
+            struct iovec v[3] = {{e.buf, 700}, {e.buf + 700, 5}, {e.buf + 705, 9000}};
+            struct mmsghdr m[3] = {{.msg_hdr = {.msg_iov = v, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = v + 1, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = v + 2, .msg_iovlen = 1}}};
+            int n = recvmmsg(e.fd, m, 3, MSG_WAITFORONE, NULL);
+            for (int i = 0; i < n && !e.over; i++)
+                book(v[i].iov_base, m[i].msg_len);
+            if (n <= 0)
+                book(e.buf, -1);
+        } else if (style("preadv2")) {
+            struct iovec v[2] = {{e.buf, 3}, {e.buf + 3, ask}};
+            book(e.buf, preadv2(e.fd, v, 2, -1, 0));
+        } else if (style("syscall")) {
+            book(e.buf, syscall(SYS_recvfrom, e.fd, e.buf, ask, 0, NULL, NULL));
         } else if (style("peek")) {
             static uint8_t peeked[9000];
             ssize_t r = recv(e.fd, peeked, ask, MSG_PEEK);
@@ -232,6 +247,25 @@ static void recv_blocking(void)
         }
         if (e.at == before && !e.over && errno == EAGAIN)
             die(3, "stall at byte %zu of %zu", e.at, e.total);
+    }
+}
+
+/* Asks how much there is, and reads just that. */
+static void recv_counted(void)
+{
+    set_nonblock(e.fd, 1);
+    while (receiving()) {
+        size_t before = e.at;
+        int n = -1;
+        must_wake(wait_for(e.fd, POLLIN, STALL_MS));
+        MUST(ioctl(e.fd, FIONREAD, &n) == 0 && n >= 0);
+        ssize_t r = read(e.fd, e.buf, n == 0 ? 1 : (size_t)n);
+        if (n != 0 && r != n)
+            die(1, "FIONREAD said %d, read gave %zd", n, r);
+        if (n == 0 && r > 0) /* it came in between */
+            e.wakes--;
+        book(e.buf, r);
+        woke(before);
     }
 }
 
@@ -282,6 +316,8 @@ static void run_receiver(void)
         recv_poll(sizeof(e.buf));
     else if (style("slow"))
         recv_slow();
+    else if (style("counted"))
+        recv_counted();
     else if (style("select"))
         recv_select();
     else if (style("epoll") || style("epoll-et") || style("epoll-et-short") || style("oneshot") || style("mosquitto"))
@@ -366,6 +402,18 @@ static void send_blocking(void)
             if (r != (ssize_t)n)
                 die(1, "a blocking write took %zd of %zu", r, n);
             sent(r, n);
+        } else if (style("syscall")) {
+            sent(syscall(SYS_write, e.fd, p, n), n);
+        } else if (style("sendmmsg")) {
+            struct iovec v[2] = {{p, n / 2}, {p + n / 2, n - n / 2}};
+            struct mmsghdr m[2] = {{.msg_hdr = {.msg_iov = v, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = v + 1, .msg_iovlen = 1}}};
+            int r = sendmmsg(e.fd, m, 2, MSG_NOSIGNAL);
+            if (r != 2)
+                die(1, "a blocking sendmmsg took %d of 2", r);
+            sent((ssize_t)m[0].msg_len + m[1].msg_len, n);
+        } else if (style("pwritev2")) {
+            struct iovec v[2] = {{p, n / 2}, {p + n / 2, n - n / 2}};
+            sent(pwritev2(e.fd, v, 2, -1, 0), n);
         } else {
             struct iovec v[3] = {{p, n / 5}, {p + n / 5, n / 3}, {p + n / 5 + n / 3, n - n / 5 - n / 3}};
             struct msghdr m = {.msg_iov = v, .msg_iovlen = 3};
