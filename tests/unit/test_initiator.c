@@ -685,6 +685,40 @@ START_TEST(shared)
 }
 END_TEST
 
+/* A use that cannot be followed: plain where nothing was said, and not behind the first byte. */
+START_TEST(left)
+{
+    struct oe_buf c = connect_of(4);
+    open_both();
+    ck_assert(oe_conn_leave(&I.conn, OE_REASON_STDIO) && oe_conn_leave(&R.conn, OE_REASON_KERNEL_COPY));
+    ck_ended_plain(&I, OE_REASON_STDIO);
+    ck_ended_plain(&R, OE_REASON_KERNEL_COPY);
+    ck_assert(oe_conn_leave(&I.conn, OE_REASON_KERNEL_COPY)); /* it is plain, and the reason stays */
+    ck_ended_plain(&I, OE_REASON_STDIO);
+    close_both();
+    for (size_t n = 1; n < oe_buf_n(&c); n++) {
+        open_both();
+        ck_assert_int_eq(drive_app(&I, oe_buf_span(&c).p, n), OE_OK);
+        ck_assert_int_eq(drive_peer(&R, oe_buf_span(&c).p, n), OE_OK);
+        ck_assert(!oe_conn_leave(&I.conn, OE_REASON_STDIO) && !oe_conn_leave(&R.conn, OE_REASON_STDIO));
+        ck_assert(I.conn.security == OE_SEC_UNDECIDED && R.conn.security == OE_SEC_UNDECIDED);
+        close_both();
+    }
+    for (int policy = OE_POLICY_REQUIRE; policy <= OE_POLICY_REFUSE; policy++) {
+        open_policy((enum oe_policy)policy);
+        ck_assert(!oe_conn_leave(&I.conn, OE_REASON_STDIO) && !oe_conn_leave(&R.conn, OE_REASON_STDIO));
+        close_both();
+    }
+    void (*const states[])(int) = {to_connack, to_probe, to_message3, to_unsuback, to_records};
+    for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+        states[i](4);
+        ck_assert(!oe_conn_leave(&I.conn, OE_REASON_STDIO) && !oe_conn_leave(&R.conn, OE_REASON_STDIO));
+        close_both();
+    }
+    oe_buf_free(&c);
+}
+END_TEST
+
 START_TEST(nothing_pushed)
 {
     EACH_VERSION(v)
@@ -754,6 +788,7 @@ int main(void)
         policy_refuse__peer_first,
         policy_refuse__shared,
         shared,
+        left,
         nothing_pushed,
         forget_wipes_keys,
     };
