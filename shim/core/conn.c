@@ -334,8 +334,8 @@ int oe_conn_abandon(struct oe_conn *c)
 
 int oe_conn_leave(struct oe_conn *c, enum oe_reason reason)
 {
-    int fresh =
-        undecided(c) && oe_conn_kept(c) == 0 && !c->hs->peer_spoke && oe_framer_boundary(&c->hs->app) && c->phase != OE_PHASE_R_FIRST;
+    int fresh = undecided(c) && oe_conn_kept(c) == 0 && !c->hs->watching && !c->hs->peer_spoke && oe_framer_boundary(&c->hs->app) &&
+                c->phase != OE_PHASE_R_FIRST;
     if (fresh && !oe_conn_strict(c))
         oe_conn_go_plain(c, reason);
     return c->phase == OE_PHASE_PLAIN;
