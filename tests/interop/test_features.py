@@ -1009,3 +1009,26 @@ def _nothing_left():
 
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
+
+
+def test_unix_listener():
+    """A connection that never leaves the host is passed by, next to encrypted ones of the same broker."""
+    def scenario(w):
+        path = os.path.join(w.dir, "socket")
+        b = w.broker(config=f"listener 0 {path}\nallow_anonymous true")
+        over_tcp = w.sub(b.port, ["local/#"], qos=1, broker=b, count=2)
+        over_unix = w.start([h.program("mosquitto_sub"), "--unix", path, "-t", "local/#", "-q", "1", "-C", "2", "-W", "20", "-i", "unix-sub"])
+        h.wait_until(lambda: "unix-sub 1 local/#" in b.proc.stderr(), b.proc.stderr)
+        local = w.run([h.program("mosquitto_pub"), "--unix", path, "-t", "local/a", "-m", "from here", "-q", "1"])
+        remote = w.pub(b.port, "local/b", payload="from there", qos=1)
+        over_tcp.wait()
+        over_unix.wait()
+        if w.library:
+            assert local.oe() == over_unix.oe() == []
+            expect_state(w, over_tcp.oe(), "unauthenticated", 1)
+            expect_state(w, remote.oe(), "unauthenticated", 1)
+            expect_state(w, b.oe(), "unauthenticated", 2)
+        return ordered(over_tcp.messages()), over_unix.stdout(), [p.status for p in (local, remote, over_unix)]
+
+    (messages, lines, statuses), _ = same(scenario, fresh=True)
+    assert [m[1] for m in messages] == [b"from here", b"from there"] and lines == b"from here\nfrom there\n" and statuses == [0, 0, 0]
