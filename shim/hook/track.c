@@ -99,6 +99,12 @@ static int untracked(int fd, enum oe_role role, const struct oe_address *peer, e
     return strict ? -1 : 0;
 }
 
+/* A connection with this tag can be carried on by the process that began it only. */
+static int used(enum oe_tag tag)
+{
+    return tag == OE_TAG_USED_INITIATOR || tag == OE_TAG_USED_RESPONDER;
+}
+
 /* was: the tag that the socket came with. */
 static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t sa_n, enum oe_tag was)
 {
@@ -119,7 +125,7 @@ static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t
     int ok = s != NULL && (found || fill(s, fd, role, &peer) == 0) && oe_fdtab_set(fd, s) == 0;
     if (ok && !found)
         oe_tag_begin(s, fd, was);
-    if (ok && (was == OE_TAG_USED_INITIATOR || was == OE_TAG_USED_RESPONDER)) {
+    if (ok && used(was)) {
         atomic_store(&s->inherited, 1);
         atomic_store(&s->broken, 1);
     }
@@ -295,9 +301,13 @@ void oe_track_received(int fd)
     if (own != NULL) { /* it has been all the way round, or was one of ours at the fork */
         (void)oe_fdtab_set(fd, own);
         oe_fdtab_unref(own);
-    } else if (tag != OE_TAG_NONE && OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0) {
+    } else if (tag != OE_TAG_NONE && (OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0 || used(tag))) {
         enum oe_role role = tag == OE_TAG_FRESH_INITIATOR || tag == OE_TAG_USED_INITIATOR ? OE_INITIATOR : OE_RESPONDER;
         (void)track(fd, role, (const struct sockaddr *)&peer, n, tag);
+        if (used(tag) && (own = oe_fdtab_get(fd)) == NULL)
+            OE_SYS3(SYS_shutdown, fd, SHUT_RDWR, 0); /* it cannot be kept from writing in plain otherwise */
+        if (own != NULL)
+            oe_fdtab_unref(own);
     }
 out:
     errno = saved;
