@@ -33,7 +33,7 @@ endif
 OE_CFLAGS ?=
 FORTIFY   ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 CFLAGS    ?= -O2 -g
-std       := -std=c11 -D_GNU_SOURCE -DOE_VERSION='"$(VERSION)"' -DOE_SYSCONFDIR='"$(SYSCONFDIR)"'
+std       := -std=c11 -D_GNU_SOURCE -DOE_VERSION='"$(VERSION)"' -DOE_SYSCONFDIR='"$(SYSCONFDIR)"' -DOE_LIBDIR='"$(LIBDIR)"'
 warn      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual -Wwrite-strings -Wvla -Wformat=2
 hard      := -fstack-protector-strong -fno-strict-aliasing -fexceptions
 all_c      = $(std) $(warn) $(hard) $(FORTIFY) $(CPPFLAGS) $(CFLAGS) $(OE_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP
@@ -47,6 +47,8 @@ sodium_l   = $(shell $(PKG_CONFIG) --libs libsodium 2>/dev/null || echo -lsodium
 inih_l     = $(shell $(PKG_CONFIG) --libs inih 2>/dev/null || echo -linih)
 jansson_c := $(shell $(PKG_CONFIG) --cflags jansson 2>/dev/null)
 jansson_l  = $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null || echo -ljansson)
+elf_c     := $(shell $(PKG_CONFIG) --cflags libelf 2>/dev/null)
+elf_l      = $(shell $(PKG_CONFIG) --libs libelf 2>/dev/null || echo -lelf)
 check_l    = $(shell $(PKG_CONFIG) --libs check 2>/dev/null || echo -lcheck)
 
 core_o := $(patsubst %.c,$(O)/%.o,$(wildcard shim/core/*.c))
@@ -58,7 +60,7 @@ all: $(B)/libcore.a $(B)/libos.a $(B)/liboe-mqtt.so $(B)/oe-mqttctl ## the libra
 $(O)/%.o: %.c
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(all_c) $(sodium_c) $(if $(filter tools/%,$<),$(jansson_c)) $(if $(filter shim/hook/%,$<),-ftls-model=initial-exec) -c -o $@ $<
+	$(Q)$(CC) $(all_c) $(sodium_c) $(if $(filter tools/%,$<),$(jansson_c) $(elf_c)) $(if $(filter shim/hook/%,$<),-ftls-model=initial-exec) -c -o $@ $<
 
 $(B)/libcore.a: $(core_o)
 	$(call say,AR,$@)
@@ -77,7 +79,7 @@ ctl_o := $(patsubst %.c,$(O)/%.o,$(wildcard tools/oe-mqttctl.c tools/ctl_*.c))
 
 $(B)/oe-mqttctl: $(ctl_o) $(B)/libos.a $(B)/libcore.a
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) -pie -o $@ $^ $(sodium_l) $(inih_l) $(jansson_l)
+	$(Q)$(CC) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) $(link_hard) -pie -o $@ $^ $(sodium_l) $(inih_l) $(jansson_l) $(elf_l)
 
 # ---- what a newcomer runs ------------------------------------------------------------------------------------------------------------------
 deps: ## install the Debian packages that building, demo and check need (once, as root)

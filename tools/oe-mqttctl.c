@@ -30,6 +30,11 @@ void ctl_complain(const char *format, ...)
     (void)fputc('\n', stderr);
 }
 
+void ctl_speak_for_launcher(void)
+{
+    speaker = "oe-mqtt";
+}
+
 int ctl_usage(const char *text)
 {
     (void)fprintf(stderr, "usage: oe-mqttctl %s\n", text);
@@ -143,7 +148,7 @@ static int check_main(int argc, char **argv)
     if (optind != argc)
         return ctl_usage(check_usage);
     if (check.preloaded)
-        speaker = "oe-mqtt";
+        ctl_speak_for_launcher();
     if (check.conf_file != NULL && name_conf_file(check.conf_file) != CTL_DONE)
         return CTL_FAILED;
     return check_all(&check);
@@ -248,6 +253,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"check", check_usage, "check the configuration, the log setting and the identity", check_main},
+    {"doctor", ctl_doctor_usage, "tell whether OE-MQTT can help a program, why not, and which calls it makes", ctl_doctor_main},
     {"probe", ctl_probe_usage, "ask a broker whether it offers OE-MQTT, and with which key", ctl_probe_main},
     {"id", id_usage, "print the fingerprint of this user's identity; make one if there is none", id_main},
     {"keygen", keygen_usage, "make an identity; --replace: in place of the one there is", keygen_main},

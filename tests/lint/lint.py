@@ -17,7 +17,7 @@ LEVELS = [["status", "limits", "bytes"],
           ["link", "preface", "e2e"],
           ["conn", "conn_private", "reason", "conn_push", "conn_records", "initiator", "initiator_preface", "responder", "responder_preface"]]
 LEVEL = {name: n for n, names in enumerate(LEVELS) for name in names}
-MAY_INCLUDE = {"core": {"core"}, "os": {"os", "core"}, "hook": {"hook", "os", "core"}, "tools": {"tools", "core", "os"}}
+MAY_INCLUDE = {"core": {"core"}, "os": {"os", "core"}, "hook": {"hook", "os", "core"}, "tools": {"tools", "core", "os", "calls.def"}}
 
 FILE_LINES, FUNCTION_LINES, FUNCTION_LINES_SOFT = 500, 100, 60
 FORBIDDEN = r"\b(?:exit|_exit|_Exit|quick_exit|abort|assert|(?:v|f|vf|d|vd)?printf|puts|putchar|perror|pthread_create|thrd_create|fork|vfork|" \

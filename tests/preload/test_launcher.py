@@ -19,7 +19,7 @@ LAUNCHER = ROOT / "tools" / "oe-mqtt"
 CTL = ROOT / "build" / "oe-mqttctl"
 LIBRARY = pathlib.Path(os.environ.get("OE_MQTT_LIBRARY") or ROOT / "build" / "liboe-mqtt.so").absolute()
 IS_ROOT = os.geteuid() == 0
-USAGE = "usage: oe-mqtt [-c FILE] [-p POLICY] [-v|-q] [--] COMMAND [ARG...]\n"
+USAGE = "usage: oe-mqtt [-c FILE] [-p POLICY] [-v|-q] [--force] [--] COMMAND [ARG...]\n"
 
 if not CTL.exists() or not LIBRARY.exists():
     pytest.exit("the build is missing: run make", returncode=3)
