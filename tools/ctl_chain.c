@@ -53,28 +53,31 @@ static int search_file(const char *search, const char *name, char path[PATH_MAX]
     return found;
 }
 
-/* Who names a program: the command itself, or the file before it. */
+/* Who names a program: the command itself, or the file before it, and the first one if that is another. */
 static void find_missing(struct ctl_chain *chain, const char *name, int error)
 {
-    const struct ctl_file *before = chain->files_n > 0 ? &chain->files[chain->files_n - 1] : NULL;
-    enum ctl_finding finding = error == ENOENT || error == ENOTDIR ? CTL_NOT_THERE : CTL_NOT_RUNNABLE;
+    const struct ctl_file *first = &chain->files[0], *before = chain->files_n > 0 ? &chain->files[chain->files_n - 1] : NULL;
+    enum ctl_finding finding = error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG ? CTL_NOT_THERE : CTL_NOT_RUNNABLE;
     const char *what = finding == CTL_NOT_THERE ? "not found"
                        : error == EISDIR        ? "is a directory"
                        : error == EACCES        ? "not executable"
                                                 : strerror(error);
     size_t n = strlen(name);
+    int is_script = before != NULL && before->kind == CTL_SCRIPT;
 
     if (before == NULL)
         ctl_chain_find(chain, finding, "%.400s: %s", name, what);
     else if (finding == CTL_NOT_THERE && n > 0 && name[n - 1] == '\r')
-        ctl_chain_find(
-            chain, finding,
-            "the first line of a script ends in CR LF, as files of Windows do, so that %.300s looks for \"%.200s\", which is not there; "
-            "run: sed -i 's/\\r$//' on the script",
-            before->kind == CTL_SCRIPT ? "the kernel" : before->path, name);
+        ctl_chain_find(chain, finding,
+                       "%.200s: its first line, or that of its interpreter, ends in CR LF, as in files of Windows, so that %.200s looks "
+                       "for \"%.200s\", "
+                       "which is not there; run: sed -i 's/\\r$//' %.200s",
+                       first->path, is_script ? "the kernel" : before->path, name, first->path);
+    else if (is_script || before == first)
+        ctl_chain_find(chain, finding, "%.300s %s %.300s: %s", before->path, is_script ? "is a script that names its interpreter" : "runs",
+                       name, what);
     else
-        ctl_chain_find(chain, finding, "%.300s %s %.300s: %s", before->path,
-                       before->kind == CTL_SCRIPT ? "is a script that names its interpreter" : "runs", name, what);
+        ctl_chain_find(chain, finding, "%.300s: %.300s runs %.300s: %s", first->path, before->path, name, what);
 }
 
 /* Adds the file that args[0] names. -1: a finding. */

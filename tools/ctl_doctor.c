@@ -102,8 +102,8 @@ static void note_program(struct ctl_report *report)
 
     if (chain->runs_another && ctl_is_helped(chain))
         note(report, "%.300s runs another program, which inherits the library; that one was not looked at", last->path);
-    if (objects->missing[0] != '\0')
-        note(report, "libraries that the loader did not find: %.500s", objects->missing);
+    if (objects->error[0] != '\0')
+        note(report, "the loader says: %.900s", objects->error);
     if (objects->not_listed[0] != '\0')
         note(report, "only the program's own imports are shown: %.400s", objects->not_listed);
     for (size_t i = 1; i < objects->objects_n; i++)
@@ -132,8 +132,10 @@ static int report_one(struct doctor *doctor, const char *name, json_t *all)
         result = CTL_FAILED;
         goto out;
     }
-    if (chain->finding == CTL_NOTHING && report.objects.objects_n > 0 && report.objects.not_listed[0] == '\0' && !last->elf.is_loader &&
-        !report.objects.preloaded)
+    if (chain->finding == CTL_NOTHING && report.objects.does_not_load)
+        ctl_chain_find(chain, CTL_NOT_RUNNABLE, "%.300s is not loaded by its loader", last->path);
+    else if (chain->finding == CTL_NOTHING && report.objects.objects_n > 0 && report.objects.not_listed[0] == '\0' &&
+             !last->elf.is_loader && !report.objects.preloaded)
         ctl_chain_find(chain, CTL_NOT_LOADED, "the loader of %.300s does not load %.300s", last->path, doctor->library.path);
     note_library(&report, &doctor->library);
     note_program(&report);

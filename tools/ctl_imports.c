@@ -217,6 +217,8 @@ static FILE *ask_loader(const struct ctl_file *program, const struct ctl_file *l
     if (errno == 0) {
         errno = posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
         if (errno == 0)
+            errno = posix_spawn_file_actions_adddup2(&actions, ends[1], STDERR_FILENO);
+        if (errno == 0)
             errno = posix_spawn(pid, argv[0], &actions, NULL, argv, environ);
         (void)posix_spawn_file_actions_destroy(&actions);
     }
@@ -231,33 +233,21 @@ static FILE *ask_loader(const struct ctl_file *program, const struct ctl_file *l
     return from;
 }
 
-/* One line of ld.so --list: "NAME => PATH (ADDRESS)", "PATH (ADDRESS)", "NAME => not found". NULL: none of these, or missing. */
-static const char *path_of_line(char *line, char missing[CTL_WHY_BYTES])
-{
-    char *name = line + strspn(line, " \t"), *arrow = strstr(line, " => "), *path = arrow != NULL ? arrow + 4 : name,
-         *end = strstr(path, " (0x");
-
-    if (arrow != NULL && strncmp(path, "not found", 9) == 0) {
-        size_t n = strlen(missing);
-        *arrow = '\0';
-        (void)snprintf(missing + n, CTL_WHY_BYTES - n, "%s%s", n > 0 ? " " : "", name);
-    }
-    if (end == NULL || path[0] != '/')
-        return NULL;
-    *end = '\0';
-    return path;
-}
-
-/* With the library, that one is looked for; without, the others are added. -1: out of memory. */
+/* One line of ld.so --list: "NAME => PATH (ADDRESS)", "PATH (ADDRESS)", or a complaint. With the library, that one is looked for; without, the others are
+ * added. -1: out of memory. */
 static int take_line(struct ctl_objects *objects, char *line, const struct ctl_file *library, int with_library, const char *exported)
 {
-    char ignored[CTL_WHY_BYTES] = "";
-    const char *path = path_of_line(line, with_library ? ignored : objects->missing);
+    char *arrow = strstr(line, " => "), *path = arrow != NULL ? arrow + 4 : line + strspn(line, " \t"), *end = strstr(path, " (0x");
+    const char *error = strstr(line, "error while loading");
     struct ctl_file file = {0};
 
-    if (path == NULL || strlen(path) >= sizeof(file.path))
+    error = error == NULL ? strstr(line, "ERROR: ") : error;
+    if (error != NULL)
+        (void)snprintf(objects->error, sizeof(objects->error), "%.*s", (int)strcspn(error, "\n"), error);
+    if (end == NULL || path[0] != '/' || (size_t)(end - path) >= sizeof(file.path))
         return 0;
-    memcpy(file.path, path, strlen(path));
+    *end = '\0';
+    memcpy(file.path, path, (size_t)(end - path));
     if (ctl_file_look(&file) != 0 || file.kind != CTL_ELF)
         return 0;
     int is_library = file.st.st_dev == library->st.st_dev && file.st.st_ino == library->st.st_ino;
@@ -274,7 +264,7 @@ static int look_libraries(struct ctl_objects *objects, const struct ctl_file *pr
     char *line = NULL;
     size_t room = 0;
     pid_t pid = -1;
-    int result = 0;
+    int result = 0, status = 0;
     FILE *from = ask_loader(program, with_library ? library : NULL, &pid);
 
     if (from == NULL) {
@@ -285,8 +275,10 @@ static int look_libraries(struct ctl_objects *objects, const struct ctl_file *pr
         result = take_line(objects, line, library, with_library, exported);
     free(line);
     (void)fclose(from);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
+    if (!with_library && status != 0)
+        objects->does_not_load = 1;
     return result;
 }
 
@@ -305,13 +297,14 @@ int ctl_objects_look(struct ctl_objects *objects, const struct ctl_file *program
         result = -1;
     if (result == 0)
         result = add_object(objects, program, 1, exported);
-    if (result == 0 && program->elf.loader[0] != '\0' && ctl_elf_loader_is_own(&program->elf)) {
+    if (result == 0 && program->elf.loader[0] != '\0' && ctl_elf_loader_is_own(&program->elf) &&
+        !ctl_elf_is_other_machine(&program->elf, &library->elf)) {
         result = look_libraries(objects, program, library, 0, exported);
-        if (result == 0)
+        if (result == 0 && !objects->does_not_load)
             result = look_libraries(objects, program, library, 1, exported);
     } else if (result == 0 && program->elf.loader[0] != '\0')
-        (void)snprintf(objects->not_listed, sizeof(objects->not_listed), "its loader %.300s is not this system's, and is not run",
-                       program->elf.loader);
+        (void)snprintf(objects->not_listed, sizeof(objects->not_listed),
+                       "its loader %.300s is not this system's, or the program is not for it: it is not run", program->elf.loader);
     free(exported);
     return result;
 }

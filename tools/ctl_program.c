@@ -143,6 +143,11 @@ static int look_elf(int fd, struct ctl_elf *out)
     return result;
 }
 
+int ctl_elf_is_other_machine(const struct ctl_elf *a, const struct ctl_elf *b)
+{
+    return a->machine != b->machine || a->elf_class != b->elf_class || a->order != b->order;
+}
+
 int ctl_elf_loader_is_own(const struct ctl_elf *elf)
 {
     struct ctl_file own = {.path = "/proc/self/exe"};

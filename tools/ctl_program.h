@@ -44,6 +44,8 @@ struct ctl_file {
 /* Reads the file at file->path. -1: it is not there, or no regular file, as errno says. */
 int ctl_file_look(struct ctl_file *file);
 
+int ctl_elf_is_other_machine(const struct ctl_elf *a, const struct ctl_elf *b);
+
 /* Is elf's loader the one that this program was loaded by? */
 int ctl_elf_loader_is_own(const struct ctl_elf *elf);
 
@@ -138,11 +140,12 @@ struct ctl_object {
 
 struct ctl_objects {
     int preloaded;                  /* ld.so loads the library too */
-    char missing[CTL_WHY_BYTES];    /* libraries that ld.so did not find */
+    int does_not_load;              /* without it neither: the loader complains of the program */
     char not_listed[CTL_WHY_BYTES]; /* why only the program itself was looked at; "": all was */
     struct ctl_object *objects;
     size_t objects_n;
-    int connects; /* one of them imports connect or accept */
+    char error[CTL_WHY_BYTES]; /* what the loader complained of last */
+    int connects;              /* one of them imports connect or accept */
 };
 
 const char *ctl_call_name(enum ctl_call call);

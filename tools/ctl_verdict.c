@@ -121,11 +121,6 @@ static const char *other_libc(const struct ctl_elf *elf)
     return strcmp(elf->libc, "libc.so") == 0 ? "a libc that is not glibc" : NULL;
 }
 
-static int is_other_machine(const struct ctl_elf *a, const struct ctl_elf *b)
-{
-    return a->machine != b->machine || a->elf_class != b->elf_class || a->order != b->order;
-}
-
 /* Linked against a loader: is that one there, and glibc's? */
 static void judge_dynamic(struct ctl_chain *chain, const struct ctl_file *file)
 {
@@ -161,7 +156,7 @@ void ctl_file_judge(struct ctl_chain *chain)
                            file->path);
         return;
     }
-    if (is_other_machine(&file->elf, &chain->library->elf))
+    if (ctl_elf_is_other_machine(&file->elf, &chain->library->elf))
         ctl_chain_find(chain, CTL_MACHINE, "%.300s is for %s, the library for %s", file->path, ctl_elf_machine(&file->elf, theirs),
                        ctl_elf_machine(&chain->library->elf, ours));
     else if (file->elf.is_loader)

@@ -270,6 +270,8 @@ def test_library_by_relative_path(box):
 
 def test_library_that_does_not_load(box):
     (box.path / "liboe-mqtt.so").write_text("not a library")
+    refused(box.run("echo", "ran", OE_MQTT_LIBRARY=box.path / "liboe-mqtt.so"), 1, "liboe-mqtt.so is not a library")
+    shutil.copy(CTL, box.path / "liboe-mqtt.so")  # a program
     result = box.run("echo", "ran", OE_MQTT_LIBRARY=box.path / "liboe-mqtt.so")
     assert result.returncode == 1 and result.stdout == ""
     assert "oe-mqtt: the library was not loaded" in result.stderr  # behind ld.so's own line
