@@ -190,6 +190,25 @@ def refused_rightly(box, finding, command, *parts, truth=plain, **kw):
         assert told["would"] and told["instead"] and told["detail"] in forced.stderr
 
 
+def test_bridge_that_the_refusal_advises(box, broker):
+    """The configuration of oe-mqtt(1): a static client talks to a broker on loopback, which carries it to the far one, encrypted."""
+    page = (ROOT / "docs" / "man" / "oe-mqtt.1").read_text()
+    conf = re.search(r"^# cat bridge.conf\n(.*)^# oe-mqtt mosquitto -c bridge.conf$", page, re.M | re.S)[1]
+    listener, anonymous, *bridge = conf.splitlines()
+    assert (listener, anonymous) == ("listener 1883 127.0.0.1", "allow_anonymous true")  # the harness's own
+    assert bridge[1] == "address broker.example.org:1883"
+    bridge[1] = f"address 127.0.0.1:{box.relay.port}"
+    sub = harness.start_sub(broker.port, "h", str(box.dir), broker=broker, count=1)
+    with harness.Broker(library=True, config="\n".join(bridge)) as near:
+        near.wait_log("state=(unauthenticated|tofu)")
+        done = subprocess.run([static(), str(near.port)], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "published\n")
+        sub.wait()
+        assert [(m.topic, m.payload) for m in sub.messages()] == [("h", MARK)]
+        wire = box.relay.recording()
+    assert MARK not in wire and len(wire) > 200
+
+
 # ---- what is linked otherwise ------------------------------------------------------------------------------------------------------------
 def test_accepted(box):
     hooked(box.run(hello(), box.port))
