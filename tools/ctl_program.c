@@ -222,8 +222,13 @@ out:
 
 static int try_library(struct ctl_file *library, const char *directory, size_t n, const char *further)
 {
-    int length = snprintf(library->path, sizeof(library->path), "%.*s%s/" LIBRARY, (int)n, directory, further);
-    return length > 0 && (size_t)length < sizeof(library->path) && ctl_file_look(library) == 0 ? 0 : -1;
+    char path[PATH_MAX];
+    int length = snprintf(path, sizeof(path), "%.*s%s/" LIBRARY, (int)n, directory, further);
+
+    if (length < 0 || (size_t)length >= sizeof(path))
+        return -1;
+    memcpy(library->path, path, (size_t)length + 1); /* for the complaint */
+    return realpath(path, library->path) != NULL ? ctl_file_look(library) : -1;
 }
 
 int ctl_library_look(struct ctl_file *library)

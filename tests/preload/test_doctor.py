@@ -366,6 +366,12 @@ def test_set_id_that_changes_nothing(box, nobody, mode, uid, gid):
     assert box.report(program, user=nobody)["finding"] == "none"
 
 
+def test_set_id_of_the_system(box):
+    """What every system has; root is what it becomes already."""
+    told = box.report("/usr/bin/passwd", user=None if not IS_ROOT or not others_can_look() else NOBODY)
+    assert (told["helped"], told["finding"]) == ((False, "set-id") if not IS_ROOT or others_can_look() else (True, "none"))
+
+
 @needs_root
 def test_set_id_as_its_owner(box):
     hooked(box.run(box.copy(hello(), "setid", 0o6755), box.port))
@@ -496,6 +502,7 @@ def test_script_that_is_its_own_interpreter(box):
 
 
 @pytest.mark.parametrize("line, part", [("#!/nowhere-of-oe-mqtt/sh\n", "/nowhere-of-oe-mqtt/sh: not found"), ("#!/bin\n", "/bin: is a directory"),
+                                        ("#!sh\n", "interpreter sh: not found"),
                                         ("#!/etc/passwd\n", "/etc/passwd: not executable"), ("#!/usr/bin/env nowhere-of-oe-mqtt\n", "nowhere-of-oe-mqtt: not found"),
                                         ("#!/bin/sh\r\n", "CR LF"), ("#!/usr/bin/env python3\r\n", "CR LF")])
 def test_script_with_an_interpreter_that_cannot_be_run(box, line, part):
