@@ -1,6 +1,5 @@
 """What the programs of these tests import of libc's input and output is in the library's table: see lib/imports.py. Heavy ones are in tests/interop-all."""
 import importlib.util
-import pathlib
 import subprocess
 import sys
 
@@ -25,7 +24,6 @@ def test_imports(name):
     looked, wrong = imports.check_program(name, files)
     assert not wrong, "\n".join(wrong)
     assert looked > 10
-    h.count(program=pathlib.Path(files[0]).name)
 
 
 def test_table_has_the_universe():
@@ -40,7 +38,6 @@ def test_table_has_the_universe():
         assert name in universe, name
     for name in ("printf_size_info", "malloc", "getpid", "strtol", "sigaction", "pthread_create", "memcpy", "setrlimit64"):
         assert name not in universe, name
-    h.count(cases=len(universe))
 
 
 PLANTED = """
