@@ -88,6 +88,9 @@ deps: ## install the Debian packages that building, demo and check need (once, a
 deps-ci: ## ... and those of asan, tsan, lint, fuzz, valgrind
 	@tests/deps.sh base ci
 
+deps-all: ## ... and those of interop-all
+	@tests/deps.sh base all
+
 deps-bench: ## ... and those of bench
 	@tests/deps.sh base bench
 
@@ -98,10 +101,15 @@ demo: deps ## the main job, shown: stock mosquitto, mosquitto_sub and mosquitto_
 check: deps ## all tests
 	@$(MAKE) --no-print-directory all
 	@$(MAKE) --no-print-directory unit preload interop
+	@cd $(B)/counts && cat preload interop
+
+check-all: check ## all tests, those too that need Node.js, Java and RabbitMQ
+	@$(MAKE) --no-print-directory interop-all
+	@cd $(B)/counts && cat preload interop interop-all
 
 # ---- tests -------------------------------------------------------------------------------------------------------------------------------
-# pytest: two workers, no cache files, a private temporary folder that is removed
-pytest = PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -q -p no:cacheprovider -n $(JOBS)
+# pytest: two workers, no cache files, a private temporary folder that is removed; counts what it met, and writes it down as $(B)/counts/TARGET
+pytest = OE_MQTT_COUNTS=$(B)/counts/$@ PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -q -p no:cacheprovider -p tests.lib.counts -n $(JOBS)
 JOBS  ?= 2
 
 unit_src := $(wildcard tests/unit/test_*.c)
@@ -127,14 +135,41 @@ $(B)/preload/%: tests/preload/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(std) $(warn) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -o $@ $< -pthread -ldl
 
+# the work of tests/interop by C clients; what is built for tests is the same for all variants of the library
+client_l_work_libmosquitto := -lmosquitto
+client_l_work_paho_sync    := -lpaho-mqtt3c
+client_l_work_paho_async   := -lpaho-mqtt3a
+client_bin := $(patsubst tests/interop/clients/%.c,build/interop/%,$(wildcard tests/interop/clients/*.c))
+build/interop/%: tests/interop/clients/%.c tests/interop/clients/work.h
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(std) $(warn) -O2 -g -o $@ $< $(client_l_$*) $(sodium_l) -pthread
+
+# packages from the npm registry, as package-lock.json names them, with a cache of their own
+build/interop/node/done: tests/interop-all/package.json tests/interop-all/package-lock.json
+	$(call say,NPM,$(@D))
+	@rm -rf $(@D) && mkdir -p $(@D) && cp $^ $(@D)
+	$(Q)cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error --cache=../npm-cache >/dev/null
+	@touch $@
+
+java_path := $(subst $(eval ) ,:,$(foreach jar,mqtt-client hawtbuf hawtdispatch hawtdispatch-transport,/usr/share/java/$(jar).jar))
+build/interop/Work.class: tests/interop-all/Work.java
+	$(call say,JAVAC,$@)
+	@mkdir -p $(@D)
+	$(Q)javac -cp $(java_path) -d $(@D) $<
+
 unit: $(unit_bin) $(fault_bin) ## unit tests (Check)
 	@set -e; for t in $^; do $(RUN) $$t; done
 
 preload: all $(preload_bin) ## the library under real and under nasty programs
 	$(Q)$(pytest) tests/preload
 
-interop: all ## stock MQTT programs, an independent implementation, attackers
+interop: all $(client_bin) ## stock MQTT programs, an independent implementation, attackers
 	$(Q)$(pytest) tests/vectors tests/interop
+
+interop-all: deps-all ## ... and Node.js, Java, RabbitMQ: each client at each broker
+	@$(MAKE) --no-print-directory all $(client_bin) build/interop/node/done build/interop/Work.class
+	$(Q)$(pytest) --dist loadgroup tests/interop-all
 
 # ---- other builds ------------------------------------------------------------------------------------------------------------------------
 asan_flags := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -228,5 +263,5 @@ clean: ## remove everything that was built
 
 .PRECIOUS: $(O)/%.o build/obj/%.o
 .DELETE_ON_ERROR:
-.PHONY: all help clean deps deps-ci deps-bench demo check unit preload interop asan tsan valgrind fuzz coverage bench lint format format-check tidy install uninstall dist
+.PHONY: all help clean deps deps-ci deps-bench deps-all demo check check-all unit preload interop interop-all asan tsan valgrind fuzz coverage bench lint format format-check tidy install uninstall dist
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -1,14 +1,17 @@
 #!/bin/sh
-# Installs Debian packages that are not there yet: deps.sh GROUP... with GROUP base, ci or bench. Says what to run where it may not.
+# Installs Debian packages that are not there yet: deps.sh GROUP... with GROUP base, ci, bench or all. Says what to run where it may not.
 set -eu
 
 # base: what `make demo` and `make check` need
 base='gcc libc6-dev pkg-config libsodium-dev uthash-dev libinih-dev libjansson-dev libelf-dev check
-mosquitto mosquitto-clients python3 python3-pytest python3-pytest-xdist python3-cryptography python3-paho-mqtt openssl curl ca-certificates'
+mosquitto mosquitto-clients python3 python3-pytest python3-pytest-xdist python3-cryptography python3-paho-mqtt openssl curl ca-certificates
+libmosquitto-dev libpaho-mqtt-dev binutils'
 # ci: other compilers, analysers and fuzzers
 ci='clang libclang-rt-14-dev valgrind clang-format clang-tidy shellcheck man-db groff-base git'
 # bench: what the benchmark compares with, and its plot
 bench='libmosquitto-dev stunnel4 gnuplot-nox openssl'
+# all: `make interop-all`, clients and brokers in other languages
+all='nodejs npm default-jdk-headless libmqtt-client-java rabbitmq-server'
 
 missing=
 for group in "$@"; do
@@ -16,12 +19,17 @@ for group in "$@"; do
     base) packages=$base ;;
     ci) packages=$ci ;;
     bench) packages=$bench ;;
+    all) packages=$all ;;
     *)
-        echo "deps.sh: no group $group; there are base, ci and bench" >&2
+        echo "deps.sh: no group $group; there are base, ci, bench and all" >&2
         exit 2
         ;;
     esac
     for package in $packages; do
+        # of other makers' packages of Node.js one has npm too, and excludes Debian's
+        [ "$package" = npm ] && command -v npm >/dev/null && continue
+        # default-jdk-headless is a name for one of them
+        [ "$package" = default-jdk-headless ] && command -v javac >/dev/null && continue
         state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
         [ "$state" = installed ] || missing="$missing $package"
     done

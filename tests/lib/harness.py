@@ -112,6 +112,24 @@ def free_port(host="127.0.0.1"):
     raise RuntimeError("no free port")
 
 
+# ---- what a run of the tests has met: lib/counts.py prints it -----------------------------------------------------------------------------
+counted = {"programs": set(), "styles": set(), "cases": 0}
+
+
+def count(program=None, style=None, cases=0):
+    """A program under the library, a style of input and output, cases that are more than one test."""
+    counted["programs"].update([program] if program else [])
+    counted["styles"].update([style] if style else [])
+    counted["cases"] += cases
+
+
+def count_command(argv):
+    """A command under the library, by name; of an interpreter, with what it runs."""
+    words = [os.path.basename(str(word)) for word in argv]
+    script = next((word for word in words[1:3] if word.endswith((".py", ".js", ".sh"))), "")
+    count(program=f"{words[0]} {script}".strip())
+
+
 # ---- processes ---------------------------------------------------------------------------------------------------------------------------
 _running = {}
 
@@ -203,6 +221,8 @@ class Proc:
         self.state = str(state) if self.library and state else None
         self.out, self.err = out, out[:-4] + ".err"
         self.argv = under(command, library, options)
+        if self.library:
+            count_command(command)
         self.status = None
         watched = [SETPRIV, "--pdeathsig", "KILL", "--"] if SETPRIV else []
         with open(stdin or os.devnull, "rb") as i, open(out, "wb") as o, open(self.err, "wb") as e:

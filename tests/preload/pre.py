@@ -61,6 +61,8 @@ class Place:
         self.count += 1
         log = self.dir / f"log{self.count}"
         env = kw.pop("env", {})
+        if shim:
+            harness.count_command(command)
         kw.setdefault("stdin", subprocess.PIPE)
         p = subprocess.Popen([str(c) for c in command], env=self.env(shim, log, **env), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              text=True, cwd=self.dir, start_new_session=True, **kw)

@@ -67,6 +67,7 @@ def test_scenario(place, program, scenario, shim):
     if shim:
         assert pre.encrypted(p) >= CLIENT_SCENARIOS[program][scenario], pre.log_of(p)
         assert "out of memory" not in pre.log_of(p) + pre.log_of(echo)
+        pre.harness.count(style=f"{program} {scenario}")
     else:
         assert pre.log_of(p) == ""
 

@@ -80,6 +80,10 @@ def test_styles(what):
     results = pre.in_parallel(jobs, lambda c: run_cell(c, seeds[c] + 1), workers=4)
     wrong = [f"{name_of(c)}, seed={seeds[c] + 1}: {r}" for c, r in zip(jobs, results) if r is not None]
     print(f"torture: {what}: {len(jobs)} cells")
+    for reader, writer, *_ in jobs if what != "native" else ():
+        pre.harness.count(style=f"reader {reader}")
+        pre.harness.count(style=f"writer {writer}")
+    pre.harness.count(cases=len(jobs))
     assert not wrong, f"{len(wrong)} of {len(jobs)} cells:\n" + "\n".join(wrong)
 
 
