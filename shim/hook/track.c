@@ -27,7 +27,9 @@ static long socket_option(int fd, int name, void *out, unsigned n)
 int oe_track_is_tcp(int fd)
 {
     int protocol = 0;
-    return socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol)) == 0 && protocol == IPPROTO_TCP;
+    long r = socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol));
+    return r == 0 ? protocol == IPPROTO_TCP
+                  : r != -ENOTSOCK && r != -EBADF; /* where one may not ask (SELinux, seccomp) it may well be TCP */
 }
 
 /* Of several names the strictest policy counts: one that was looked up later must not weaken another. */
@@ -77,21 +79,23 @@ static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_ad
     return st == OE_OK ? 0 : -1;
 }
 
-/* It cannot be tracked. Where MQTT must not pass in plain nothing may pass at all. */
+/* It cannot be tracked. Where MQTT must not pass in plain, and to a broker that is known, nothing may pass at all. */
 static int untracked(int fd, enum oe_role role, const struct oe_address *peer, enum oe_log_level level, const char *why)
 {
     struct oe_sock s = {.address = *peer};
     struct oe_conn_setup setup = {0};
+    int known = 0;
 
     if (role == OE_INITIATOR) {
         s.hosts_n = oe_names_find(peer, s.hosts);
         connect_policy(&s, &setup);
+        known = setup.policy == OE_POLICY_PREFER && oe_trust_may_know(&s);
         for (unsigned i = 0; i < s.hosts_n; i++)
             free(s.hosts[i]);
     } else {
         accept_policy(fd, &setup);
     }
-    int strict = setup.policy == OE_POLICY_REQUIRE || setup.policy == OE_POLICY_REFUSE;
+    int strict = setup.policy == OE_POLICY_REQUIRE || setup.policy == OE_POLICY_REFUSE || known;
     oe_log_write(&oe_life.env.log, strict ? OE_LOG_ERROR : level, "%s: %s, the connection %s", role == OE_INITIATOR ? "connect" : "accept",
                  why, strict ? "is shut down" : "stays plain");
     if (strict)
@@ -194,8 +198,12 @@ int oe_track_accept(int fd)
     if (oe_life_foreign())
         return 0;
     purge(fd);
-    if (OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0)
+    long r = OE_SYS3(SYS_getpeername, fd, &peer, &n);
+    if (r == 0)
         result = track(fd, OE_RESPONDER, (const struct sockaddr *)&peer, n, OE_TAG_NONE);
+    else if (r != -ENOTCONN && atomic_load_explicit(&oe_life.ready, memory_order_acquire) &&
+             oe_track_is_tcp(fd)) /* ENOTCONN: it has ended */
+        result = untracked(fd, OE_RESPONDER, &(struct oe_address){0}, OE_LOG_ERROR, "the kernel does not tell the address");
     errno = saved;
     return result;
 }

@@ -147,7 +147,7 @@ def forget(folder):
 SECURE = r"state=(?:unauthenticated|tofu|pinned)\b"
 
 
-def judge(scene, how, lasting, result):
+def judge(scene, how, lasting, result, harmless=False):
     """What is wrong, as a list of words."""
     status, out, log, other_log, wires, _, _, _ = result
     wrong = []
@@ -155,16 +155,21 @@ def judge(scene, how, lasting, result):
         return [f"status {status}"]
     lines = out.splitlines()
     # a configuration that cannot be read never means plain: nothing is carried
-    closed = "configuration cannot be used" in log or re.search(r"^2 \S+ EACCES$", out, re.M)
+    closed = "configuration cannot be used" in log
+    shut = "the connection is shut down" in log
     if "2 ok" not in lines and not closed:
         wrong.append("the next connection does not work")
     if "fds ok" not in lines:
         wrong.append("a descriptor is left")
     for line in lines:
         m = re.fullmatch(r"1 (\S+) (\S+)", line)
+        if m and (m[1], m[2]) == ("connect", "EACCES") and shut:
+            continue
+        if m and m[1] == "other-bytes" and scene.known and "the connection stays plain" in log:
+            continue  # a preface, to a program that is not protected: the client is refused
         if m and m[2] in ("ETIME", "EILSEQ") or re.search("other-bytes|child-died|partner: [^2fe]|FAILED", line):
             wrong.append(line)
-        elif m and how in HARMLESS and not closed:
+        elif m and harmless and not closed:
             wrong.append(f"{line} for a harmless failure")
         elif m and m[2] not in MEANT | {how} and not closed and m[1] != "refused":
             wrong.append(f"{line}: not an error it could have met")
@@ -179,7 +184,7 @@ def judge(scene, how, lasting, result):
             wrong.append(f"the CONNECT of connection {i + 1} is plain")
         if i == 1 and plain:
             wrong.append("the next connection is plain")
-    if how in HARMLESS and not lasting and not closed and b"MARKER-1" in wires[0]:
+    if harmless and not lasting and not closed and b"MARKER-1" in wires[0]:
         wrong.append("plain after a harmless failure")
     if b"MARKER-1" in wires[0] and len(re.findall(f"accept .*{SECURE}", log if scene.serves else other_log)) > 1:
         wrong.append("plaintext on a connection that the other end takes for encrypted")
@@ -225,7 +230,7 @@ def test_one_fails(name, group):
                 result = scene.run(at)
             reached += result[6] != 0
             made_by_library += result[7] != 0
-            wrong = judge(scene, error, lasting, result) if result[6] else []
+            wrong = judge(scene, error, lasting, result, error in HARMLESS and group != "memory") if result[6] else []
             if wrong:
                 bad.append(f"{describe(case)}: {'; '.join(wrong)}\n" + "".join(f"    {line}\n" for line in (result[1] + result[2]).splitlines()))
         print(f"fault: {name}, {group}: {len(todo)} cases, {reached} reached, {made_by_library} in calls of the library's own")
