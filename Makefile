@@ -95,7 +95,7 @@ demo: deps ## the main job, shown: stock mosquitto, mosquitto_sub and mosquitto_
 
 check: deps ## all tests
 	@$(MAKE) --no-print-directory all
-	@$(MAKE) --no-print-directory unit preload interop
+	@$(MAKE) --no-print-directory unit preload fault interop
 
 # ---- tests -------------------------------------------------------------------------------------------------------------------------------
 # pytest: two workers, no cache files, a private temporary folder that is removed
@@ -130,6 +130,12 @@ unit: $(unit_bin) $(fault_bin) ## unit tests (Check)
 
 preload: all $(preload_bin) ## the library under real and under nasty programs
 	$(Q)$(pytest) tests/preload
+
+fault: all ## system calls of the library that fail, one after the other: a sample
+	$(Q)$(pytest) tests/fault
+
+fault-all: all ## ... all of them (about 10 minutes)
+	$(Q)OE_FAULT_ALL=1 $(pytest) tests/fault
 
 interop: all ## stock MQTT programs, an independent implementation, attackers
 	$(Q)$(pytest) tests/vectors tests/interop
@@ -226,5 +232,5 @@ clean: ## remove everything that was built
 
 .PRECIOUS: $(O)/%.o build/obj/%.o
 .DELETE_ON_ERROR:
-.PHONY: all help clean deps deps-ci deps-bench demo check unit preload interop asan tsan valgrind fuzz coverage bench lint format format-check tidy install uninstall dist
+.PHONY: all help clean deps deps-ci deps-bench demo check unit preload fault fault-all interop asan tsan valgrind fuzz coverage bench lint format format-check tidy install uninstall dist
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -22,7 +22,7 @@ import harness  # noqa: E402
 
 ALL = os.environ.get("OE_FAULT_ALL") == "1"
 SEED = int(os.environ.get("OE_FAULT_SEED", "1"))
-SAMPLE = 26  # cases of each test without OE_FAULT_ALL
+SAMPLE = 10  # cases of each test without OE_FAULT_ALL
 NUMBERS = 512
 ONE_BYTE = 0  # not an error: the call moves one byte
 
@@ -52,7 +52,7 @@ GROUPS = {
         "unlink": (87, "EIO EROFS"), "unlinkat": (263, "EIO EROFS"), "flock": (73, "EINTR ENOLCK"), "lseek": (8, "EIO")},
 }
 LASTING = {"EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EIO", "EACCES", "ENOSYS", "EPERM", "ENOPROTOOPT"}  # also from one call on
-HARMLESS = {"EINTR", "EAGAIN", "ONE_BYTE"}
+HARMLESS = {"EINTR", "EAGAIN", "ONE_BYTE"}  # but for memory, and a handshake that finds no room to be sent
 MEANT = {"ECONNRESET", "ECONNABORTED", "EPIPE", "ENOMEM", "ENOBUFS", "0"}  # what a program sees when its network or memory fails
 # what victim does: (its mode, does the other end run under the library, have the two met before, policy)
 SCENES = {"client": ("client", True, False, None), "known": ("client", True, True, None), "poll": ("poll", True, False, None),
@@ -67,11 +67,12 @@ class Scene:
         self.mode, self.secure, self.known, self.policy = SCENES[name]
         self.place = pre.Place()
         self.dir = self.place.dir
+        self.place.conf.write_text("[link]\nhandshake-timeout = 1s\n")
         self.serves = self.mode == "server"
         self.program, self.inject = pre.build("victim", source="../fault/victim.c"), pre.build("inject.so", source="../fault/inject.c")
         port = 1
         if not self.serves:
-            self.echo = self.place.start([self.program, "echo"], self.secure, env=self.state("other"))
+            self.echo = self.place.start([self.program, "echo", *([] if self.secure else ["answers"])], self.secure, env=self.state("other"))
             port = int(self.echo.stdout.readline())
         self.relays = [harness.Relay(port), harness.Relay(port)]
         self.a, self.b = (r.port for r in self.relays)
@@ -155,13 +156,16 @@ def judge(scene, how, lasting, result, harmless=False):
         return [f"status {status}"]
     lines = out.splitlines()
     # a configuration that cannot be read never means plain: nothing is carried
-    closed = "configuration cannot be used" in log
+    closed = "configuration cannot be used" in log or re.search("^2 connect-packet EACCES$", out, re.M)
+    stranger = scene.serves and scene.known and "the broker has another key" in other_log
     shut = "the connection is shut down" in log
-    if "2 ok" not in lines and not closed:
+    if "2 ok" not in lines and not closed and not stranger:
         wrong.append("the next connection does not work")
     if "fds ok" not in lines:
         wrong.append("a descriptor is left")
     for line in lines:
+        if stranger and re.fullmatch(r"(1|2|partner: 2) (connect-packet|connack|refused) \S+", line):
+            continue  # the client knows another key
         m = re.fullmatch(r"1 (\S+) (\S+)", line)
         if m and (m[1], m[2]) == ("connect", "EACCES") and shut:
             continue
@@ -198,7 +202,7 @@ def cases(scene, group, counts):
         for which in range(1, counts[number] + 1):
             for error in errors.split():
                 found.append((name, number, which, error, False))
-                if error in LASTING and which in (1, 2, 3, counts[number] // 2, counts[number]):
+                if error in LASTING and name not in ("socket", "accept") and which in (1, 2, 3, counts[number] // 2, counts[number]):
                     found.append((name, number, which, error, True))
     if ALL or len(found) <= SAMPLE:
         return found
@@ -230,7 +234,12 @@ def test_one_fails(name, group):
                 result = scene.run(at)
             reached += result[6] != 0
             made_by_library += result[7] != 0
-            wrong = judge(scene, error, lasting, result, error in HARMLESS and group != "memory") if result[6] else []
+            harmless = error in HARMLESS and group != "memory" and case[0::3] != ("sendto", "EAGAIN")
+            harmless = harmless and result[7] != 0  # where libc makes the call it is the program's own, and what it gets
+            wrong = judge(scene, error, lasting, result, harmless) if result[6] else []
+            if wrong:  # twice: a busy machine is no failure
+                result = scene.run(at)
+                wrong = judge(scene, error, lasting, result, harmless)
             if wrong:
                 bad.append(f"{describe(case)}: {'; '.join(wrong)}\n" + "".join(f"    {line}\n" for line in (result[1] + result[2]).splitlines()))
         print(f"fault: {name}, {group}: {len(todo)} cases, {reached} reached, {made_by_library} in calls of the library's own")

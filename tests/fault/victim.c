@@ -2,7 +2,7 @@
  * A program whose system calls fail (inject.c): what it may see is said on standard output, one line a step, and judged by test_syscalls.py.
  *   victim client|poll|fork PORT1 PORT2    talks on PORT1, whatever happens there; then nothing fails any more, and it talks on PORT2
  *   victim server                          the same with two listeners, whose ports it prints
- *   victim echo                            what the clients talk to, on the port it prints; the server's client is "client", without failures
+ *   victim echo [answers]                  what the clients talk to, on the port it prints; the server's client is "client", without failures
  * Lines: "1 STEP ERRNO" for a step that failed on the first connection, "2 ok", "fds ok", "end".
  */
 #include "../preload/peer.h"
@@ -207,8 +207,7 @@ static int serve_one(int listener)
     TRY("connack", put_all(fd, connack_packet, sizeof(connack_packet)));
     for (;;) {
         TRY("wait", wait_for(fd, POLLIN, patience()) == 1);
-        r = read(fd, got, sizeof(got));
-        TRY("read", r >= 0);
+        TRY("read", (r = read(fd, got, sizeof(got))) >= 0);
         if (r == 0)
             break;
         TRY("write", put_all(fd, got, (size_t)r));
@@ -220,15 +219,27 @@ out:
     return ok;
 }
 
+static int answers; /* a probe, as a stock broker does */
+
+static void answer_probe(int fd)
+{
+    uint8_t head[2], rest[127];
+    if (wait_for(fd, POLLIN, patience()) == 1 && recv(fd, head, 1, MSG_PEEK) == 1 && head[0] == 0xa2 && get_all(fd, head, 2) && head[1] < 127 && get_all(fd, rest, head[1]))
+        put_all(fd, (uint8_t[]){0xb0, 2, rest[0], rest[1]}, 4);
+}
+
 static void *echo_thread(void *arg)
 {
     int fd = (int)(intptr_t)arg;
     uint8_t *p = malloc(65536);
     ssize_t r;
 
-    if (get_all(fd, p, sizeof(connect_marked)) && p[0] == 0x10 && put_all(fd, connack_packet, sizeof(connack_packet)))
+    if (get_all(fd, p, sizeof(connect_marked)) && p[0] == 0x10 && put_all(fd, connack_packet, sizeof(connack_packet))) {
+        if (answers)
+            answer_probe(fd);
         while ((r = read(fd, p, 65536)) > 0 && put_all(fd, p, (size_t)r))
             ;
+    }
     close(fd);
     free(p);
     return NULL;
@@ -299,6 +310,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (strcmp(what, "echo") == 0) {
+        answers = argc > 2;
         run_echo();
         return 1;
     }
