@@ -155,6 +155,7 @@ static int same_address(const struct oe_address *a, const struct oe_address *b)
 int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
 {
     int saved = errno;
+    int cancel = oe_life_no_cancel();
     struct oe_sock *s = oe_fdtab_get(fd);
     uint64_t cookie = 0;
     int result = 0;
@@ -177,6 +178,7 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
 out:
     if (s != NULL)
         oe_fdtab_unref(s);
+    oe_life_cancel(cancel);
     errno = saved;
     return result;
 }
@@ -197,6 +199,7 @@ int oe_track_accept(int fd)
 
     if (oe_life_foreign())
         return 0;
+    int cancel = oe_life_no_cancel();
     purge(fd);
     long r = OE_SYS3(SYS_getpeername, fd, &peer, &n);
     if (r == 0)
@@ -204,6 +207,7 @@ int oe_track_accept(int fd)
     else if (r != -ENOTCONN && atomic_load_explicit(&oe_life.ready, memory_order_acquire) &&
              oe_track_is_tcp(fd)) /* ENOTCONN: it has ended */
         result = untracked(fd, OE_RESPONDER, &(struct oe_address){0}, OE_LOG_ERROR, "the kernel does not tell the address");
+    oe_life_cancel(cancel);
     errno = saved;
     return result;
 }
@@ -229,9 +233,11 @@ void oe_track_dup(int fd, int newfd)
 struct oe_sock *oe_track_replace(int fd)
 {
     int saved = errno;
+    int cancel = oe_life_no_cancel();
     struct oe_sock *s = oe_life_foreign() ? NULL : oe_fdtab_take(fd);
     if (s != NULL)
         oe_io_closing(s, fd);
+    oe_life_cancel(cancel);
     errno = saved;
     return s;
 }
@@ -248,6 +254,7 @@ void oe_track_replaced(int fd, struct oe_sock *s, int call_failed)
 void oe_track_close(int fd)
 {
     int saved = errno;
+    int cancel = oe_life_no_cancel();
     struct oe_sock *s;
 
     if (!oe_life_foreign()) {
@@ -257,6 +264,7 @@ void oe_track_close(int fd)
             oe_fdtab_unref(s);
         }
     }
+    oe_life_cancel(cancel);
     errno = saved;
 }
 
