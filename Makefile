@@ -100,12 +100,12 @@ demo: deps ## the main job, shown: stock mosquitto, mosquitto_sub and mosquitto_
 
 check: deps ## all tests
 	@$(MAKE) --no-print-directory all
-	@$(MAKE) --no-print-directory unit preload interop
-	@cd $(B)/counts && cat preload interop
+	@$(MAKE) --no-print-directory unit preload fault interop
+	@cd $(B)/counts && cat preload fault interop
 
-check-all: check ## all tests, those too that need Node.js, Java and RabbitMQ
-	@$(MAKE) --no-print-directory interop-all
-	@cd $(B)/counts && cat preload interop interop-all
+check-all: check ## all tests, those too that take long or need Node.js, Java, RabbitMQ
+	@$(MAKE) --no-print-directory interop-all fault-all
+	@cd $(B)/counts && cat preload fault-all interop interop-all
 
 # ---- tests -------------------------------------------------------------------------------------------------------------------------------
 # pytest: two workers, no cache files, a private temporary folder that is removed; counts what it met, and writes it down as $(B)/counts/TARGET
@@ -163,6 +163,12 @@ unit: $(unit_bin) $(fault_bin) ## unit tests (Check)
 
 preload: all $(preload_bin) ## the library under real and under nasty programs
 	$(Q)$(pytest) tests/preload
+
+fault: all ## system calls of the library that fail, one after the other: a sample
+	$(Q)$(pytest) tests/fault
+
+fault-all: all ## ... all of them (about 10 minutes)
+	$(Q)OE_FAULT_ALL=1 $(pytest) tests/fault
 
 interop: all $(client_bin) ## stock MQTT programs, an independent implementation, attackers
 	$(Q)$(pytest) tests/vectors tests/interop
@@ -263,5 +269,6 @@ clean: ## remove everything that was built
 
 .PRECIOUS: $(O)/%.o build/obj/%.o
 .DELETE_ON_ERROR:
-.PHONY: all help clean deps deps-ci deps-bench deps-all demo check check-all unit preload interop interop-all asan tsan valgrind fuzz coverage bench lint format format-check tidy install uninstall dist
+.PHONY: all help clean deps deps-ci deps-bench deps-all demo check check-all unit preload fault fault-all interop interop-all asan tsan valgrind fuzz coverage
+.PHONY: bench lint format format-check tidy install uninstall dist
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -45,13 +45,28 @@ static void test_cancel(struct oe_sock *s)
     pthread_cleanup_pop(0);
 }
 
+/* A thread that lets itself be cancelled anywhere is not, while it has locks of ours: as far as the blocking calls, as everybody. */
+static int defer_cancel(void)
+{
+    int type = PTHREAD_CANCEL_DEFERRED;
+    (void)pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+    return type;
+}
+
+static void cancel_as(int type)
+{
+    if (type != PTHREAD_CANCEL_DEFERRED)
+        (void)pthread_setcanceltype(type, NULL);
+}
+
 /* Reads through the funnel. OE_IO_PASS: the caller makes the real call. */
 static ssize_t in(struct oe_sock *s, int fd, const struct iovec *iov, int n, int flags)
 {
-    int saved = errno;
+    int saved = errno, type = defer_cancel();
     test_cancel(s);
     ssize_t r = flags & NOT_DATA_IN ? OE_IO_PASS : oe_io_read(s, fd, (struct oe_vec){.iov = iov, .n = (size_t)n}, flags);
     oe_fdtab_unref(s);
+    cancel_as(type);
     if (r == OE_IO_PASS) {
         errno = saved;
         return r;
@@ -72,12 +87,13 @@ static ssize_t zerocopy(struct oe_sock *s)
 
 static ssize_t out(struct oe_sock *s, int fd, const struct iovec *iov, int n, int flags)
 {
-    int saved = errno;
+    int saved = errno, type = defer_cancel();
     test_cancel(s);
     ssize_t r = flags & NOT_DATA_OUT   ? -EOPNOTSUPP
                 : flags & MSG_ZEROCOPY ? zerocopy(s)
                                        : oe_io_write(s, fd, (struct oe_vec){.iov = iov, .n = (size_t)n}, flags);
     oe_fdtab_unref(s);
+    cancel_as(type);
     if (r == OE_IO_PASS) {
         errno = saved;
         return r;

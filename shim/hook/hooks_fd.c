@@ -20,6 +20,7 @@
 #include <sys/timerfd.h>
 
 #include "io.h"
+#include "life.h"
 #include "real.h"
 #include "track.h"
 
@@ -90,9 +91,10 @@ EXPORT int shutdown(int fd, int how)
 {
     struct oe_sock *s = how == SHUT_WR || how == SHUT_RDWR ? oe_fdtab_get(fd) : NULL;
     if (s != NULL) {
-        int saved = errno;
+        int saved = errno, cancel = oe_life_no_cancel();
         oe_io_shutdown(s, fd);
         oe_fdtab_unref(s);
+        oe_life_cancel(cancel);
         errno = saved;
     }
     return oe_real.shutdown(fd, how);

@@ -140,10 +140,17 @@ ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result)
     return OE_IO_PASS;
 }
 
+/* What stayed would be taken for the peer's next bytes. With bytes in the queue the kernel hardly fails, but at an urgent mark a signal may do it. */
+#define DISCARD_TRIES 4
+
 void oe_io_discard(int fd, size_t n)
 {
+    int tries = DISCARD_TRIES;
+
     while (n != 0) {
         long r = oe_sys_recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT); /* on TCP: nothing is copied */
+        if (r < 0 && --tries != 0)
+            continue;
         if (r <= 0)
             break;
         n -= (size_t)r < n ? (size_t)r : n;

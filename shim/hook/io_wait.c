@@ -86,6 +86,14 @@ static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe
     return 1;
 }
 
+/* Message 3 or CONNECT is lost, and what comes behind it would wait for ever for an answer. */
+static void give_up(struct oe_sock *s, int fd, int error)
+{
+    s->rx_error = s->tx_error = error;
+    atomic_store(&s->broken, 1);
+    OE_SYS3(SYS_shutdown, fd, SHUT_RDWR, 0);
+}
+
 /* One step of the wait, under both locks. Returns 1 while it goes on, and then *ms to wait at the most (0: look again at once). */
 static int step(struct oe_sock *s, int fd, uint32_t events, struct oe_buf *scratch, struct oe_report *report, uint64_t *ms)
 {
@@ -109,8 +117,10 @@ static int step(struct oe_sock *s, int fd, uint32_t events, struct oe_buf *scrat
             *ms = deadline - now;
     }
     (void)oe_io_settle(s, OE_FROM_PEER, st, report);
-    (void)oe_io_flush(s, fd, MSG_NOSIGNAL);
+    int e = oe_io_flush(s, fd, MSG_NOSIGNAL);
     oe_io_refuse(s, fd);
+    if (e != 0 && s->conn.phase == OE_PHASE_RECORDS)
+        give_up(s, fd, -e);
     s->first_record = s->conn.phase == OE_PHASE_RECORDS;
     return oe_conn_waiting(&s->conn, &deadline) && !atomic_load(&s->broken);
 }

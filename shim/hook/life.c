@@ -15,13 +15,14 @@
 struct oe_life oe_life;
 
 static int identity_loaded;
-static int sodium_ready;
-static pthread_once_t crypto_once = PTHREAD_ONCE_INIT;
+static _Atomic int crypto_ready;
+static pthread_mutex_t crypto_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- fork ----------------------------------------------------------------------------------------------------------------------------- */
 
 static void fork_prepare(void)
 {
+    pthread_mutex_lock(&crypto_lock);
     oe_trust_fork_prepare();
     oe_names_fork_prepare();
     oe_fdtab_fork_prepare();
@@ -34,6 +35,7 @@ static void fork_parent(void)
     oe_fdtab_fork_parent();
     oe_names_fork_done();
     oe_trust_fork_parent();
+    pthread_mutex_unlock(&crypto_lock);
 }
 
 static void fork_child(void)
@@ -44,6 +46,7 @@ static void fork_child(void)
     oe_show_fork_child();
     oe_names_fork_done();
     oe_trust_fork_child();
+    pthread_mutex_unlock(&crypto_lock);
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------------------------- */
@@ -83,16 +86,18 @@ void oe_life_cancel(int before)
     pthread_setcancelstate(before, NULL);
 }
 
-static void start_crypto(void)
+/* Under crypto_lock. What fails now (there is no memory, say) is tried again at the next connection. */
+static int start_crypto(void)
 {
     char why[1024] = "there is no state directory (set OE_MQTT_STATE)";
 
+    if (oe_life.identity == NULL)
+        oe_life.identity = oe_guard_map(sizeof(*oe_life.identity));
     if (sodium_init() < 0 || oe_life.identity == NULL) {
         oe_log_write(&oe_life.env.log, OE_LOG_ERROR,
                      "libsodium does not start, or there is no memory for the identity: no connection is tracked");
-        return;
+        return 0;
     }
-    sodium_ready = 1;
     if (!identity_loaded && (oe_life.env.state_dir[0] == '\0' ||
                              oe_keyfile_load_or_create(oe_life.env.state_dir, oe_life.identity, why, sizeof(why)) != OE_OK)) {
         /* Policy prefer makes no new failures: encrypted with a key that nobody will know again is still better than plain. */
@@ -100,12 +105,18 @@ static void start_crypto(void)
         oe_log_write(&oe_life.env.log, OE_LOG_ERROR, "no identity, this process uses one of its own: %s", why);
     }
     oe_guard_seal(oe_life.identity, sizeof(*oe_life.identity));
+    return 1;
 }
 
 int oe_life_crypto(void)
 {
+    if (atomic_load_explicit(&crypto_ready, memory_order_acquire))
+        return 0;
     int cancel = oe_life_no_cancel();
-    pthread_once(&crypto_once, start_crypto);
+    pthread_mutex_lock(&crypto_lock);
+    int ready = atomic_load(&crypto_ready) || start_crypto();
+    atomic_store_explicit(&crypto_ready, ready, memory_order_release);
+    pthread_mutex_unlock(&crypto_lock);
     oe_life_cancel(cancel);
-    return sodium_ready ? 0 : -1;
+    return ready ? 0 : -1;
 }

@@ -27,7 +27,9 @@ static long socket_option(int fd, int name, void *out, unsigned n)
 int oe_track_is_tcp(int fd)
 {
     int protocol = 0;
-    return socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol)) == 0 && protocol == IPPROTO_TCP;
+    long r = socket_option(fd, SO_PROTOCOL, &protocol, sizeof(protocol));
+    return r == 0 ? protocol == IPPROTO_TCP
+                  : r != -ENOTSOCK && r != -EBADF; /* where one may not ask (SELinux, seccomp) it may well be TCP */
 }
 
 /* Of several names the strictest policy counts: one that was looked up later must not weaken another. */
@@ -77,21 +79,23 @@ static int fill(struct oe_sock *s, int fd, enum oe_role role, const struct oe_ad
     return st == OE_OK ? 0 : -1;
 }
 
-/* It cannot be tracked. Where MQTT must not pass in plain nothing may pass at all. */
+/* It cannot be tracked. Where MQTT must not pass in plain, and to a broker that is known, nothing may pass at all. */
 static int untracked(int fd, enum oe_role role, const struct oe_address *peer, enum oe_log_level level, const char *why)
 {
     struct oe_sock s = {.address = *peer};
     struct oe_conn_setup setup = {0};
+    int known = 0;
 
     if (role == OE_INITIATOR) {
         s.hosts_n = oe_names_find(peer, s.hosts);
         connect_policy(&s, &setup);
+        known = setup.policy == OE_POLICY_PREFER && oe_trust_may_know(&s);
         for (unsigned i = 0; i < s.hosts_n; i++)
             free(s.hosts[i]);
     } else {
         accept_policy(fd, &setup);
     }
-    int strict = setup.policy == OE_POLICY_REQUIRE || setup.policy == OE_POLICY_REFUSE;
+    int strict = setup.policy == OE_POLICY_REQUIRE || setup.policy == OE_POLICY_REFUSE || known;
     oe_log_write(&oe_life.env.log, strict ? OE_LOG_ERROR : level, "%s: %s, the connection %s", role == OE_INITIATOR ? "connect" : "accept",
                  why, strict ? "is shut down" : "stays plain");
     if (strict)
@@ -151,6 +155,7 @@ static int same_address(const struct oe_address *a, const struct oe_address *b)
 int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
 {
     int saved = errno;
+    int cancel = oe_life_no_cancel();
     struct oe_sock *s = oe_fdtab_get(fd);
     uint64_t cookie = 0;
     int result = 0;
@@ -173,6 +178,7 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
 out:
     if (s != NULL)
         oe_fdtab_unref(s);
+    oe_life_cancel(cancel);
     errno = saved;
     return result;
 }
@@ -193,9 +199,15 @@ int oe_track_accept(int fd)
 
     if (oe_life_foreign())
         return 0;
+    int cancel = oe_life_no_cancel();
     purge(fd);
-    if (OE_SYS3(SYS_getpeername, fd, &peer, &n) == 0)
+    long r = OE_SYS3(SYS_getpeername, fd, &peer, &n);
+    if (r == 0)
         result = track(fd, OE_RESPONDER, (const struct sockaddr *)&peer, n, OE_TAG_NONE);
+    else if (r != -ENOTCONN && atomic_load_explicit(&oe_life.ready, memory_order_acquire) &&
+             oe_track_is_tcp(fd)) /* ENOTCONN: it has ended */
+        result = untracked(fd, OE_RESPONDER, &(struct oe_address){0}, OE_LOG_ERROR, "the kernel does not tell the address");
+    oe_life_cancel(cancel);
     errno = saved;
     return result;
 }
@@ -221,9 +233,11 @@ void oe_track_dup(int fd, int newfd)
 struct oe_sock *oe_track_replace(int fd)
 {
     int saved = errno;
+    int cancel = oe_life_no_cancel();
     struct oe_sock *s = oe_life_foreign() ? NULL : oe_fdtab_take(fd);
     if (s != NULL)
         oe_io_closing(s, fd);
+    oe_life_cancel(cancel);
     errno = saved;
     return s;
 }
@@ -240,6 +254,7 @@ void oe_track_replaced(int fd, struct oe_sock *s, int call_failed)
 void oe_track_close(int fd)
 {
     int saved = errno;
+    int cancel = oe_life_no_cancel();
     struct oe_sock *s;
 
     if (!oe_life_foreign()) {
@@ -249,6 +264,7 @@ void oe_track_close(int fd)
             oe_fdtab_unref(s);
         }
     }
+    oe_life_cancel(cancel);
     errno = saved;
 }
 

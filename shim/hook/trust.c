@@ -169,6 +169,34 @@ enum oe_status oe_trust_ask(struct oe_sock *s)
     return st;
 }
 
+int oe_trust_may_know(const struct oe_sock *s)
+{
+    struct oe_peers now = {0};
+    const struct oe_peers *peers = &now;
+    char endpoint[OE_ENDPOINT_CHARS_MAX];
+    enum oe_status st = OE_OK;
+    int known = 0;
+
+    int cancel = oe_life_no_cancel();
+    if (oe_life.env.state_dir[0] != '\0')
+        st = oe_peerfile_read_known(oe_life.env.state_dir, &now);
+    if (known_was_read && out_of_reach(st, &now)) {
+        peers = &known_at_start;
+        st = OE_OK;
+    }
+    known = st != OE_OK || peers->bad_line != 0;
+    pthread_mutex_lock(&trust_lock);
+    for (unsigned i = 0; !known && endpoint_of(s, i, endpoint); i++) {
+        known = learned_of(endpoint) != NULL;
+        for (size_t k = 0; k < peers->n; k++)
+            known |= strcmp(peers->peers[k].endpoint, endpoint) == 0;
+    }
+    pthread_mutex_unlock(&trust_lock);
+    oe_peers_free(&now);
+    oe_life_cancel(cancel);
+    return known && downgrade_of(s) == OE_DOWNGRADE_REFUSE;
+}
+
 static void learn(const char *endpoint, const struct oe_public *key, const uint8_t *epoch)
 {
     struct learned *l, *added = NULL;

@@ -20,6 +20,10 @@ void oe_trust_start(void);
 /* Both locks held, before the first byte of an initiator's application: tells the connection what is known about its peer, sets s->trusted. OE_NOMEM. */
 enum oe_status oe_trust_ask(struct oe_sock *s);
 
+/* For an initiator that cannot be tracked: whether its peer is known, or it cannot be told, and that must not be plain. Only address and hosts of
+ * s are looked at. */
+int oe_trust_may_know(const struct oe_sock *s);
+
 /* After a handshake that an initiator made: keeps the key and the epoch. No lock held. OE_CRYPTO: somebody has found another key there meanwhile. */
 enum oe_status oe_trust_contact(const struct oe_trusted *trusted, const struct oe_public *key, const uint8_t *epoch);
 
