@@ -36,11 +36,12 @@ CFLAGS    ?= -O2 -g
 std       := -std=c11 -D_GNU_SOURCE -DOE_VERSION='"$(VERSION)"' -DOE_SYSCONFDIR='"$(SYSCONFDIR)"'
 warn      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual -Wwrite-strings -Wvla -Wformat=2
 hard      := -fstack-protector-strong -fno-strict-aliasing -fexceptions
-# On 32-bit machines: any inode, any year. Not for the exported names: with these a source that says fcntl defines fcntl64, and both are wanted.
+# On 32-bit machines: any inode, any year. Not for the exported names and what is behind them:
+# with these a source that says fcntl means fcntl64, and both are wanted.
 wide      := -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64
 narrow    := -U_FILE_OFFSET_BITS -U_TIME_BITS
 all_c      = $(std) $(warn) $(hard) $(FORTIFY) $(CPPFLAGS) $(CFLAGS) $(OE_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP \
-             $(if $(filter shim/hook/hooks%,$<),$(narrow),$(wide))
+             $(if $(filter shim/hook/hooks% shim/hook/real%,$<),$(narrow),$(wide))
 link_hard := -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack
 ifeq ($(findstring sanitize,$(OE_CFLAGS)),)
 link_defs := -Wl,-z,defs

@@ -7,6 +7,7 @@
 #include "fdtab.h"
 #include "sys.h"
 #include "tag.h"
+#include "track.h"
 
 void oe_io_release(struct oe_sock *s, int fd)
 {
@@ -24,9 +25,8 @@ int oe_io_empty(const struct oe_sock *s)
 int oe_io_is_stale(struct oe_sock *s, int fd)
 {
     uint64_t cookie = 0;
-    socklen_t n = sizeof(cookie);
 
-    if (OE_SYS6(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &n, 0) == 0 && cookie == s->cookie)
+    if (oe_track_id(fd, &cookie) == 0 && cookie == s->cookie)
         return 0;
     oe_fdtab_drop(fd, s);
     return 1;
