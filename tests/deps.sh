@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs Debian packages that are not there yet: deps.sh GROUP... with GROUP base, ci or bench. Says what to run where it may not.
+# Installs Debian packages that are not there yet: deps.sh GROUP... with GROUP base, ci, bench or cross. Says what to run where it may not.
 set -eu
 
 # base: what `make demo` and `make check` need
@@ -9,6 +9,8 @@ mosquitto mosquitto-clients python3 python3-pytest python3-pytest-xdist python3-
 ci='clang libclang-rt-14-dev valgrind clang-format clang-tidy shellcheck man-db groff-base git'
 # bench: what the benchmark compares with, and its plot
 bench='libmosquitto-dev stunnel4 gnuplot-nox openssl'
+# cross: compilers and an emulator for other architectures; tests/cross/sysroot.sh downloads the rest
+cross='gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user'
 
 missing=
 for group in "$@"; do
@@ -16,8 +18,9 @@ for group in "$@"; do
     base) packages=$base ;;
     ci) packages=$ci ;;
     bench) packages=$bench ;;
+    cross) packages=$cross ;;
     *)
-        echo "deps.sh: no group $group; there are base, ci and bench" >&2
+        echo "deps.sh: no group $group; there are base, ci, bench and cross" >&2
         exit 2
         ;;
     esac
