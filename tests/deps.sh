@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs Debian packages that are not there yet: deps.sh GROUP... with GROUP base, ci, bench or all. Says what to run where it may not.
+# Installs Debian packages that are not there yet: deps.sh GROUP... with GROUP base, ci, bench, cross or all. Says what to run where it may not.
 set -eu
 
 # base: what `make demo` and `make check` need
@@ -12,6 +12,8 @@ ci='clang libclang-rt-14-dev valgrind clang-format clang-tidy shellcheck man-db 
 bench='libmosquitto-dev stunnel4 gnuplot-nox openssl'
 # all: `make interop-all`, clients and brokers in other languages
 all='nodejs npm default-jdk-headless libmqtt-client-java rabbitmq-server'
+# cross: compilers and an emulator for other architectures; tests/cross/sysroot.sh downloads the rest
+cross='gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user'
 
 missing=
 for group in "$@"; do
@@ -20,8 +22,9 @@ for group in "$@"; do
     ci) packages=$ci ;;
     bench) packages=$bench ;;
     all) packages=$all ;;
+    cross) packages=$cross ;;
     *)
-        echo "deps.sh: no group $group; there are base, ci, bench and all" >&2
+        echo "deps.sh: no group $group; there are base, ci, bench, cross and all" >&2
         exit 2
         ;;
     esac

@@ -85,7 +85,7 @@ static json_t *json_text(const char *text)
     if (string != NULL)
         return string;
     for (n = 0; text[n] != '\0' && n < sizeof(ascii) - 1; n++)
-        ascii[n] = text[n] < 0 ? '?' : text[n];
+        ascii[n] = (unsigned char)text[n] > 0x7F ? '?' : text[n];
     ascii[n] = '\0';
     return json_string(ascii);
 }

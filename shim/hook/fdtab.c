@@ -22,8 +22,7 @@ static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cl
 
 static void *map(size_t n)
 {
-    long p = OE_SYS6(SYS_mmap, 0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p < 0 && p > -4096 ? NULL : (void *)p;
+    return oe_sys_mmap(n, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 }
 
 /* Sockets have the keys of their records inside. */

@@ -29,16 +29,16 @@ static size_t rounded(size_t n)
 void *oe_guard_map(size_t n)
 {
     size_t inside = rounded(n), guard = page_bytes();
-    long p = OE_SYS6(SYS_mmap, 0, inside + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *p = oe_sys_mmap(inside + 2 * guard, PROT_NONE, MAP_PRIVATE);
 
-    if (p < 0 && p > -4096)
+    if (p == NULL)
         return NULL;
-    if (OE_SYS3(SYS_mprotect, p + (long)guard, inside, PROT_READ | PROT_WRITE) != 0) {
+    if (OE_SYS3(SYS_mprotect, p + guard, inside, PROT_READ | PROT_WRITE) != 0) {
         OE_SYS3(SYS_munmap, p, inside + 2 * guard, 0);
         return NULL;
     }
-    OE_SYS3(SYS_madvise, p + (long)guard, inside, MADV_DONTDUMP);
-    return (void *)(p + (long)guard);
+    OE_SYS3(SYS_madvise, p + guard, inside, MADV_DONTDUMP);
+    return p + guard;
 }
 
 void oe_guard_seal(void *p, size_t n)

@@ -160,8 +160,7 @@ void oe_io_discard(int fd, size_t n)
 long oe_io_sleep(int fd, int ms)
 {
     struct pollfd p = {.fd = fd, .events = POLLOUT};
-    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L};
-    return OE_SYS6(SYS_ppoll, &p, fd >= 0, ms < 0 ? NULL : &t, NULL, 0, 0);
+    return oe_sys_poll(&p, fd >= 0, ms);
 }
 
 int oe_io_flush(struct oe_sock *s, int fd, int flags)

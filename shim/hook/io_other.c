@@ -7,6 +7,7 @@
 #include "fdtab.h"
 #include "sys.h"
 #include "tag.h"
+#include "track.h"
 
 void oe_io_release(struct oe_sock *s, int fd)
 {
@@ -23,12 +24,10 @@ int oe_io_empty(const struct oe_sock *s)
 
 int oe_io_is_stale(struct oe_sock *s, int fd)
 {
-    uint64_t cookie = 0;
-    socklen_t n = sizeof(cookie);
+    uint64_t id = 0;
+    int e = oe_track_id(fd, &id);
 
-    long r = OE_SYS6(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &n, 0);
-
-    if (r == 0 ? cookie == s->cookie : r != -EBADF && r != -ENOTSOCK) /* who may not ask (a sandbox, by now) has learned nothing */
+    if (e == 0 ? id == s->cookie : e != -EBADF && e != -ENOTSOCK) /* who may not ask (a sandbox, by now) has learned nothing */
         return 0;
     oe_fdtab_drop(fd, s);
     return 1;

@@ -186,15 +186,13 @@ static void unref_on_cancel(void *s)
 /* A wait that goes on: what the application got to wait for was only a part of a record. SO_RCVTIMEO counts from the first wait. 0: go on. */
 static ssize_t time_left(struct reading *rd)
 {
-    struct timeval limit = {0};
-    socklen_t n = sizeof(limit);
+    int64_t limit = oe_sys_timeout_ms(rd->fd, OE_SYS_RCVTIMEO);
 
-    if (OE_SYS6(SYS_getsockopt, rd->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &n, 0) != 0 || (limit.tv_sec | limit.tv_usec) == 0)
+    if (limit == 0)
         return 0;
-    int64_t left = (int64_t)rd->waiting_ms + limit.tv_sec * 1000 + limit.tv_usec / 1000 - (int64_t)oe_clock_monotonic_ms();
+    int64_t left = (int64_t)rd->waiting_ms + limit - (int64_t)oe_clock_monotonic_ms();
     struct pollfd p = {.fd = rd->fd, .events = POLLIN};
-    struct timespec t = {.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000};
-    long r = left > 0 ? OE_SYS6(SYS_ppoll, &p, 1, &t, NULL, 0, 0) : 0;
+    long r = left > 0 ? oe_sys_poll(&p, 1, left) : 0;
     return r == 0 ? -EAGAIN : r < 0 ? r : 0;
 }
 

@@ -235,12 +235,9 @@ static int restarts(void)
 static int wait_writable(struct writing *wr)
 {
     struct pollfd p = {.fd = wr->fd, .events = POLLOUT};
-    struct timeval limit = {0};
-    socklen_t n = sizeof(limit);
-    int r, ms = -1;
+    int64_t limit = oe_sys_timeout_ms(wr->fd, OE_SYS_SNDTIMEO);
+    int r, ms = limit == 0 ? -1 : limit < INT_MAX ? (int)limit : INT_MAX;
 
-    if (OE_SYS6(SYS_getsockopt, wr->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &n, 0) == 0 && (limit.tv_sec | limit.tv_usec) != 0)
-        ms = limit.tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(limit.tv_sec * 1000 + (limit.tv_usec + 999) / 1000);
     pthread_cleanup_push(give_back_on_cancel, wr);
     r = poll(&p, 1, ms);
     pthread_cleanup_pop(0);

@@ -31,10 +31,10 @@ static int grow(void)
 {
     if (blocks_n == BLOCKS_MAX)
         return -1;
-    long p = OE_SYS6(SYS_mmap, 0, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (p < 0 && p > -4096)
+    struct oe_share *p = oe_sys_mmap(BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED);
+    if (p == NULL)
         return -1;
-    blocks[blocks_n++] = (struct oe_share *)p;
+    blocks[blocks_n++] = p;
     for (uint32_t i = 0; i < PER_BLOCK; i++)
         put(&first_free, (uint32_t)((blocks_n - 1) * PER_BLOCK) + i);
     return 0;

@@ -140,7 +140,8 @@ static void lower(const struct oe_stats_slot *slot)
     unsigned n = atomic_load_explicit(&files_n, memory_order_acquire);
     const struct oe_stats_file *f = &files[n != 0 ? n - 1 : 0];
 
-    if (n != 0 && slot >= f->slots && slot < f->slots + f->slots_n && slot - f->slots < atomic_load_explicit(&low, memory_order_relaxed))
+    if (n != 0 && slot >= f->slots && slot < f->slots + f->slots_n &&
+        (size_t)(slot - f->slots) < atomic_load_explicit(&low, memory_order_relaxed))
         atomic_store_explicit(&low, (unsigned)(slot - f->slots), memory_order_relaxed);
 }
 

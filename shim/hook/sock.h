@@ -28,7 +28,7 @@ struct oe_sock {
     _Atomic uint32_t refs; /* descriptors and calls under way; 0: dead. Memory of sockets is never unmapped, so refs may always be read */
     _Atomic int broken;    /* reads and writes fail with ECONNRESET */
     struct oe_sock *next;  /* in the list of dead or of free sockets */
-    uint64_t cookie;       /* SO_COOKIE: names the kernel's socket for good */
+    uint64_t cookie;       /* SO_COOKIE, or what track.c takes where there is none: names the kernel's socket */
     UT_hash_handle hh;     /* by cookie */
     int unlisted;          /* under the table's lock: not in it any more, its socket is another connection's */
     struct oe_conn conn;

@@ -6,6 +6,7 @@
 #include <sodium.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "fdtab.h"
 #include "guard.h"
@@ -22,6 +23,21 @@ static long socket_option(int fd, int name, void *out, unsigned n)
 {
     socklen_t size = n;
     return OE_SYS6(SYS_getsockopt, fd, SOL_SOCKET, name, out, &size, 0);
+}
+
+/* An inode's number is another open socket's never, and comes again after 4 billion others. Cookies count up from 1: the two are never the same. */
+int oe_track_id(int fd, uint64_t *id)
+{
+    int saved = errno;
+    struct stat st;
+    long r = socket_option(fd, SO_COOKIE, id, sizeof(*id));
+
+    if (r != -ENOPROTOOPT && r != -EOPNOTSUPP) /* the kernel has it, or the reason is another one */
+        return (int)r;
+    r = fstat(fd, &st) != 0 ? -errno : S_ISSOCK(st.st_mode) ? 0 : -ENOTSOCK;
+    errno = saved;
+    *id = r == 0 ? (uint64_t)st.st_ino | UINT64_C(1) << 63 : 0;
+    return (int)r;
 }
 
 int oe_track_is_tcp(int fd)
@@ -119,8 +135,8 @@ static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t
     if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_life_foreign() || oe_names_address(sa, sa_n, &peer) != 0 ||
         !oe_track_is_tcp(fd))
         return 0;
-    if (socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) != 0)
-        return untracked(fd, role, &peer, OE_LOG_ERROR, "the kernel gives sockets no cookie (Linux 4.12 does)");
+    if (oe_track_id(fd, &cookie) != 0)
+        return untracked(fd, role, &peer, OE_LOG_ERROR, "the socket has neither cookie nor inode");
     if (oe_life_crypto() != 0)
         return untracked(fd, role, &peer, OE_LOG_ERROR, "there is no cryptography");
     if (oe_fdtab_has_stdio(fd))
@@ -163,8 +179,8 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
     if (s != NULL) {
         /* A connect that is under way is asked for again; or the last one failed and this one goes elsewhere; or the slot is stale. */
         struct oe_address to;
-        int same = !began && socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) == 0 && cookie == s->cookie &&
-                   oe_names_address(peer, peer_n, &to) == 0 && same_address(&to, &s->address);
+        int same = !began && oe_track_id(fd, &cookie) == 0 && cookie == s->cookie && oe_names_address(peer, peer_n, &to) == 0 &&
+                   same_address(&to, &s->address);
         if (same)
             goto out;
         oe_fdtab_unlist(s);
@@ -310,7 +326,7 @@ void oe_track_received(int fd)
     if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_life_foreign())
         return;
     purge(fd);
-    if (!oe_track_is_tcp(fd) || socket_option(fd, SO_COOKIE, &cookie, sizeof(cookie)) != 0)
+    if (!oe_track_is_tcp(fd) || oe_track_id(fd, &cookie) != 0)
         goto out;
     struct oe_sock *own = oe_fdtab_find(cookie);
     enum oe_tag tag = oe_tag_of(fd);

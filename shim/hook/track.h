@@ -13,6 +13,9 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
 /* Whether fd is a TCP socket. */
 int oe_track_is_tcp(int fd);
 
+/* What names fd's socket in the kernel: SO_COOKIE, or where there is none (before Linux 4.12, in qemu) the inode. 0, or -errno; errno is kept. */
+int oe_track_id(int fd, uint64_t *id);
+
 /* fd is going to be connected. */
 void oe_track_before_connect(int fd);
 

@@ -148,7 +148,7 @@ enum oe_status oe_noprobe_remember(const char *state_dir, const char *endpoint, 
     if (endpoint_n == 0 || endpoint_n > OE_ENDPOINT_CHARS_MAX || reason == OE_NOPROBE_NONE || now < 0 || now > INT64_C(1) << 40)
         return OE_INVALID;
     for (size_t i = 0; i < endpoint_n; i++)
-        if (endpoint[i] <= ' ' || endpoint[i] == 0x7F)
+        if ((unsigned char)endpoint[i] <= ' ' || endpoint[i] == 0x7F)
             return OE_INVALID;
     (void)snprintf(line, sizeof(line), "%s %lld %s\n", endpoint, (long long)now + OE_NO_PROBE_SECONDS, reasons[reason]);
     if (oe_file_make_dir(state_dir) != OE_OK)

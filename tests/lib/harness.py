@@ -37,7 +37,9 @@ PROTOCOLS = {"mqttv31": "3.1", "mqttv311": "3.1.1", "mqttv5": "5.0"}
 PATIENCE = 40.0  # seconds to wait for anything that must happen
 
 
-def program(name):
+def program(name, machine=None):
+    if machine is not None:
+        return machine.program(name)
     path = shutil.which(name, path=PATH)
     if path is None:
         raise RuntimeError(f"{name} is not installed")
@@ -204,23 +206,26 @@ def child_env(state=None, extra=None):
     return env
 
 
-def under(command, library, options=("-v",)):
-    """The command line, under the launcher if asked."""
+def under(command, library, options=("-v",), machine=None):
+    """The command line, under the launcher if asked; under the emulator of another machine."""
+    if machine is not None:
+        return machine.under(command, library and not NATIVE, options)
     if not library or NATIVE:
         return [str(c) for c in command]
     return [str(LAUNCHER), *options, "--", *(str(c) for c in command)]
 
 
 class Proc:
-    """A program with its three streams in files: no pipe can fill, and everything can be looked at while it runs."""
+    """A program with its three streams in files: no pipe can fill, and everything can be looked at while it runs.
+    machine: it is another architecture's (foreign.py)."""
 
-    def __init__(self, command, folder, *, library=False, state=None, stdin=None, env=None, options=("-v",), name="p"):
+    def __init__(self, command, folder, *, library=False, state=None, stdin=None, env=None, options=("-v",), name="p", machine=None):
         fd, out = tempfile.mkstemp(prefix=name + ".", suffix=".out", dir=folder)
         os.close(fd)
         self.library = library and not NATIVE
         self.state = str(state) if self.library and state else None
         self.out, self.err = out, out[:-4] + ".err"
-        self.argv = under(command, library, options)
+        self.argv = under(command, library, options, machine)
         if self.library:
             count_command(command)
         self.status = None
@@ -290,8 +295,8 @@ class Broker:
     """A stock mosquitto on a loopback port of its own. `drop`: started as root and left to change to user mosquitto."""
 
     def __init__(self, library=False, *, host="127.0.0.1", users=None, anonymous=True, persistence=False, unlimited=True, drop=False,
-                 config="", port=None, state=None, options=("-v",), env=None):
-        self.library, self.host, self.drop, self.options, self.env = library and not NATIVE, host, drop, options, env
+                 config="", port=None, state=None, options=("-v",), env=None, machine=None):
+        self.machine, self.library, self.host, self.drop, self.options, self.env = machine, library and not NATIVE, host, drop, options, env
         self.dir = scratch_dir()
         self.state = str(state) if state else os.path.join(self.dir, "state")
         self.fixed_port = port
@@ -342,8 +347,8 @@ class Broker:
         """Returns when it accepts connections."""
         for attempt in range(6):
             self.port = self.fixed_port or self.port or free_port(self.host)
-            self.proc = Proc([program("mosquitto"), "-c", self._config()], self.dir, library=self.library, state=self.state,
-                             options=self.options, env=self.env, name="broker")
+            self.proc = Proc([program("mosquitto", self.machine), "-c", self._config()], self.dir, library=self.library, state=self.state,
+                             options=self.options, env=self.env, name="broker", machine=self.machine)
             wait_until(lambda: re.search(r"^mosquitto version \S+ running$", self.proc.stderr(), re.M) or not self.proc.alive(),
                        lambda: "the broker: " + self.proc.stderr()[-2000:])
             if self.proc.alive():
@@ -646,17 +651,17 @@ def new_id(letter="c"):
 
 
 def start_sub(port, topics, folder, *, library=False, state=None, qos=0, protocol="mqttv311", count=None, client_id=None, host="127.0.0.1",
-              options=("-v",), args=(), env=None, broker=None, subscriptions=None):
+              options=("-v",), args=(), env=None, broker=None, subscriptions=None, machine=None):
     """A running mosquitto_sub; with `broker`, returns when the broker has its subscriptions."""
     topics = [topics] if isinstance(topics, str) else topics
     client_id = client_id or new_id("s")
     before = len(re.findall(rf"^{re.escape(client_id)} [012] \S", broker.log(), re.M)) if broker else 0
-    command = [program("mosquitto_sub"), "-h", host, "-p", port, "-i", client_id, "-q", qos, "-V", protocol, "-N", "-F", FORMAT]
+    command = [program("mosquitto_sub", machine), "-h", host, "-p", port, "-i", client_id, "-q", qos, "-V", protocol, "-N", "-F", FORMAT]
     for t in topics:
         command += ["-t", t]
     if count is not None:
         command += ["-C", count]
-    p = Proc(command + list(args), folder, library=library, state=state, options=options, env=env, name="sub")
+    p = Proc(command + list(args), folder, library=library, state=state, options=options, env=env, name="sub", machine=machine)
     p.id = client_id
     if broker:
         broker.wait_subscribed(client_id, before + (subscriptions or len(topics)))
@@ -670,10 +675,10 @@ def run_sub(*args, timeout=PATIENCE, **kw):
 
 
 def start_pub(port, topic, folder, *, payload=None, file=None, lines=None, library=False, state=None, qos=0, protocol="mqttv311",
-              client_id=None, host="127.0.0.1", retain=False, options=("-v",), args=(), env=None):
+              client_id=None, host="127.0.0.1", retain=False, options=("-v",), args=(), env=None, machine=None):
     """mosquitto_pub with a payload (bytes: by file; str: as argument; empty: -n), a file, or a file of lines (-l)."""
     client_id = client_id or new_id("p")
-    command = [program("mosquitto_pub"), "-h", host, "-p", port, "-i", client_id, "-q", qos, "-V", protocol, "-t", topic]
+    command = [program("mosquitto_pub", machine), "-h", host, "-p", port, "-i", client_id, "-q", qos, "-V", protocol, "-t", topic]
     if retain:
         command.append("-r")
     if isinstance(payload, bytes) and payload:
@@ -688,7 +693,7 @@ def start_pub(port, topic, folder, *, payload=None, file=None, lines=None, libra
         command += ["-m", payload]
     else:
         command.append("-n")
-    p = Proc(command + list(args), folder, library=library, state=state, stdin=lines, options=options, env=env, name="pub")
+    p = Proc(command + list(args), folder, library=library, state=state, stdin=lines, options=options, env=env, name="pub", machine=machine)
     p.id = client_id
     return p
 

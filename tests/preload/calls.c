@@ -27,6 +27,9 @@
 #ifndef SO_PEEK_OFF
 #define SO_PEEK_OFF 42
 #endif
+#ifndef SYS_mmap /* some 32-bit systems; the offset, in pages, is 0 here */
+#define SYS_mmap SYS_mmap2
+#endif
 
 extern char **environ;
 
