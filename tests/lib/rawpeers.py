@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 import fakes
@@ -12,7 +13,18 @@ import mqtt
 def settings(world, ms, more=""):
     """Environment for a handshake time-out of ms; more: sections of the configuration."""
     name = f"oe-mqtt-{ms}-{len(more)}-{abs(hash(more))}.conf" if more else f"oe-mqtt-{ms}.conf"
-    return {"OE_MQTT_CONFIG": world.file(name, f"[link]\nhandshake-timeout = {ms}ms\n{more}".encode())}
+    return {"OE_MQTT_CONFIG": world.file(name, f"[link]\nhandshake-timeout = {ms}ms\n{more}".encode()), "PYTHONFAULTHANDLER": "1"}
+
+
+def assert_ended_well(proc):
+    """Status 0; else the status (a signal by its name) and what the program itself said, with the last of the library's lines behind it."""
+    text = proc.stderr()
+    if proc.status < 0:
+        word = signal.Signals(-proc.status).name
+    else:
+        word = f"status {proc.status}"
+    own = harness.without_oe(text)
+    assert proc.status == 0, f"ended with {word}; it said:\n{own[:6000]}\n--- and the library, last:\n{text[-1500:]}"
 
 
 def run_clients(world, version, connections, ms=700, expect=None, state="run", more="", stuck=("running", "timeout"), **job):
@@ -22,7 +34,7 @@ def run_clients(world, version, connections, ms=700, expect=None, state="run", m
     path = world.file("job.json", json.dumps(job).encode())
     proc = world.start([fakes.PYTHON, fakes.PEER_SCRIPT, "client"], stdin=path, env=settings(world, ms, more), state=world.state(state))
     proc.wait(job["total"] + 30)
-    assert proc.status == 0, proc.stderr()[-3000:]
+    assert_ended_well(proc)
     results = json.loads(proc.stdout())
     for r in results:
         r["data"] = bytes.fromhex(r["data"])
@@ -59,7 +71,7 @@ class LibraryServer:
             time.sleep(0.05)
         os.close(self.stdin)
         self.proc.wait(30)
-        assert self.proc.status == 0, self.proc.stderr()[-3000:]
+        assert_ended_well(self.proc)
         return [(bytes.fromhex(r["data"]), r["end"]) for r in json.loads(self.proc.stdout().split(b"\n", 1)[1])]
 
     def report_all(self):

@@ -40,9 +40,9 @@ def client(job):
     """job: connections [{port, id, blocking, banner}], version, auth (run an AUTH exchange), send (hex: sent after CONNACK), then (hex:
     sent after that when `then_after` bytes have come), stop_after (bytes: shut down output then), limit (seconds), parallel, connect (hex: instead
     of a CONNECT with the id), behind (hex: written together with CONNECT), step (bytes: CONNECT is written in such pieces)."""
-    gate = threading.Semaphore(job.get("parallel", 64))
-    results = [None] * len(job["connections"])
-    threads = [threading.Thread(target=client_thread, args=(job, n, results, gate), daemon=True) for n in range(len(results))]
+    todo, results = list(enumerate(job["connections"]))[::-1], [None] * len(job["connections"])
+    threads = [threading.Thread(target=client_thread, args=(job, todo, results), daemon=True)
+               for _ in range(min(len(results), job.get("parallel", 64)))]
     for t in threads:
         t.start()
     end = time.monotonic() + job["total"]
@@ -51,13 +51,17 @@ def client(job):
     return results
 
 
-def client_thread(job, n, results, gate):
-    with gate:
-        result = {"id": job["connections"][n]["id"], "data": bytearray(), "end": "running", "sent": False}
-        results[n] = result
+def client_thread(job, todo, results):
+    """One connection after the other, as long as there are any."""
+    while todo:
+        try:
+            n, want = todo.pop()
+        except IndexError:  # another thread was faster
+            return
+        result = results[n] = {"id": want["id"], "data": bytearray(), "end": "running", "sent": False}
         start = time.monotonic()
         try:
-            client_one(job, job["connections"][n], result)
+            client_one(job, want, result)
         except OSError as error:
             result["end"] = "timeout" if isinstance(error, socket.timeout) else end_word(error)
         result["seconds"] = time.monotonic() - start
