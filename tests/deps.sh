@@ -8,8 +8,8 @@ mosquitto mosquitto-clients python3 python3-pytest python3-pytest-xdist python3-
 libmosquitto-dev libpaho-mqtt-dev binutils'
 # ci: other compilers, analysers and fuzzers
 ci='clang libclang-rt-14-dev valgrind clang-format clang-tidy shellcheck man-db groff-base git'
-# bench: what the benchmark compares with, and its plot
-bench='libmosquitto-dev stunnel4 gnuplot-nox openssl'
+# bench: what the benchmark compares with, programs whose slowing down it measures, and its plot
+bench='libmosquitto-dev stunnel4 gnuplot-nox openssl git'
 # all: `make interop-all`, clients and brokers in other languages
 all='nodejs npm default-jdk-headless libmqtt-client-java rabbitmq-server'
 # cross: compilers and an emulator for other architectures; tests/cross/sysroot.sh downloads the rest

@@ -17,12 +17,14 @@ import sys
 import tempfile
 import time
 
+import cost
 import report
 from rig import HERE, MARKS, RETAINED, ROOT, TOPIC, VARIANTS, Failed, Load, Relay, Rig, Variant, environment
 
 SIZES = (16, 256, 4096, 65536, 1048576)
 QOS = (0, 1)
 KINDS = ("throughput", "ping", "connect", "memory", "wire")
+PARTS = KINDS + ("cost",)  # cost: programs without MQTT, without a broker (cost.py)
 ENCRYPTED = {"client": {"unauthenticated", "tofu"}, "broker": {"unauthenticated"}}  # a client knows the broker from its second contact on
 
 
@@ -49,6 +51,7 @@ class Bench:
         self.results = {k: {} for k in KINDS}  # kind -> case -> variant -> [one dict a round]
         self.invalid = []
         self.seconds = {}  # where the time of a run goes
+        self.cost = None  # what cost.py found
         self.cipher = {}  # size -> [us of the cipher a message in the broker, one a round and QoS]
         self.encrypted = 0  # connections of the link variant that both ends logged as encrypted
         self.states = {side: collections.Counter() for side in ENCRYPTED}  # what they were logged as
@@ -236,6 +239,8 @@ class Bench:
                 self.note("memory", "memory", name, lambda: self.memory(name, self.plan.connections))
 
     def run(self):
+        if not any(map(self.wanted, KINDS)):
+            return
         for name in self.args.variants:
             self.variants[name] = Variant(self.rig, name, name, steady=self.args.steady_heap)
             self.prompt[name] = Variant(self.rig, name, f"{name}-nodelay", nodelay=not self.args.nagle, steady=self.args.steady_heap)
@@ -256,12 +261,12 @@ class Bench:
             v.close()
 
 
-def build(out, name, library, package):
+def build(out, name, library=None, package="libc6-dev"):
     """The load generator is built with the stock library's header, the cipher's measure with libsodium's; nothing of OE-MQTT is in them."""
     binary, source = out / name, HERE / f"{name}.c"
     if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
         cc = os.environ.get("CC", "cc").split()
-        done = subprocess.run([*cc, *"-std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -o".split(), str(binary), str(source), library])
+        done = subprocess.run([*cc, *"-std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -o".split(), str(binary), str(source), *([library] if library else [])])
         if done.returncode:
             sys.exit(f"bench: {name} does not build; package {package}?")
     return binary
@@ -294,7 +299,7 @@ def options():
 
     p.add_argument("--quick", action="store_true", help="about a minute instead of nine")
     p.add_argument("--rounds", type=int, help="instead of the plan's")
-    p.add_argument("--only", type=some(KINDS), help="some of " + ",".join(KINDS))
+    p.add_argument("--only", type=some(PARTS), help="some of " + ",".join(PARTS))
     p.add_argument("--variants", type=some(VARIANTS), default=list(VARIANTS), help="some of " + ",".join(VARIANTS) + "; plain is always there")
     p.add_argument("--sizes", type=some(SIZES, int), default=list(SIZES), help="some of " + ",".join(map(str, SIZES)))
     p.add_argument("--qos", type=some(QOS, int), default=list(QOS), help="0, 1 or 0,1")
@@ -311,6 +316,7 @@ def options():
 
 def missing(args):
     tools = ["mosquitto", "openssl", "gnuplot"] + (["stunnel4"] if "stunnel" in args.variants else [])
+    tools += ["git", "curl"] if not args.only or "cost" in args.only else []
     lost = [t for t in tools if not shutil.which(t, path=environment()["PATH"])]
     if "link" in args.variants and not os.access(args.launcher, os.X_OK):
         lost.append(str(args.launcher))
@@ -332,6 +338,8 @@ def main():
         bench = Bench(Rig(work, load, args.launcher), plan, args, aead)
         facts = about(args, plan)
         bench.run()
+        if bench.wanted("cost"):
+            bench.cost = cost.Cost(bench.rig, build(args.out, "cost"), args.quick).run(bench.invalid)
     except (Failed, KeyboardInterrupt) as e:
         sys.exit(f"bench: {e or 'interrupted'}")
     finally:
@@ -344,7 +352,7 @@ def main():
     facts["encrypted_connections"] = bench.encrypted
     facts["states"] = {side: dict(sorted(seen.items())) for side, seen in bench.states.items()}
     raw = {"about": facts, "seconds": bench.seconds, "counts": {f"{s}/{q}": n for (s, q), n in bench.counts.items()},
-           "results": bench.results, "cipher": bench.cipher, "invalid": bench.invalid}
+           "results": bench.results, "cipher": bench.cipher, "cost": bench.cost, "invalid": bench.invalid}
     (args.out / "bench.json").write_text(json.dumps(raw, indent=1) + "\n")
     report.write(raw, args.out)
     print((args.out / "bench.md").read_text())

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 
+import cost
+
 LABEL = {"plain": "plain", "link": "link scope", "tls": "TLS 1.3", "stunnel": "stunnel"}
 # kind, field, title, unit of the plain figure, what is better
 METRICS = (
@@ -184,6 +186,8 @@ def markdown(raw):
         lines += cipher_table(raw, table)
         lines += reference_table(table)
         lines += proof(raw, table)
+    if raw.get("cost"):
+        lines += cost.section(raw["cost"])
     if raw["invalid"]:
         lines += ["### Invalid", ""] + [f"- {i['kind']} {i['case']} {i['variant']}: {i['why']}" for i in raw["invalid"]] + [""]
     text = "\n".join(lines)
