@@ -74,6 +74,15 @@ static inline int oe_fdtab_marked(int fd)
     struct oe_fd_page *page = atomic_load_explicit(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE], memory_order_acquire);
     return page != NULL && atomic_load_explicit(&page->mark[(unsigned)fd % OE_FD_PAGE], memory_order_relaxed) != NULL;
 }
+/* Whether anything stands at fd, a socket or a mark. */
+static inline int oe_fdtab_used(int fd)
+{
+    if ((unsigned)fd >= OE_FD_PAGE * OE_FD_PAGES)
+        return 0;
+    struct oe_fd_page *page = atomic_load_explicit(&oe_fd_pages[(unsigned)fd / OE_FD_PAGE], memory_order_acquire);
+    return page != NULL && (atomic_load_explicit(&page->slot[(unsigned)fd % OE_FD_PAGE], memory_order_relaxed) != NULL ||
+                            atomic_load_explicit(&page->mark[(unsigned)fd % OE_FD_PAGE], memory_order_relaxed) != NULL);
+}
 void oe_fdtab_unmark(int fd);
 
 /* A stdio stream was put over fd before it was connected: another kind of mark, which lasts until fd is closed, and is not a duplicate's. */

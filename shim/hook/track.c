@@ -232,7 +232,8 @@ void oe_track_dup(int fd, int newfd)
 {
     int saved = errno;
 
-    if (fd == newfd || oe_life_foreign())
+    /* Of nothing that is followed onto nothing: most calls need not ask the kernel whose process this is. */
+    if (fd == newfd || (!oe_fdtab_used(fd) && !oe_fdtab_used(newfd)) || oe_life_foreign())
         return;
     struct oe_sock *s = oe_fdtab_get(fd);
     if (s == NULL) {
