@@ -142,8 +142,8 @@ class Cost:
             self.program("python3 -c pass", 101, "/usr/bin/python3", "-c", "pass")
             self.program("true", 401, "/bin/true")
             self.program("curl, 256 MiB over HTTP", 21, "curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/{GIB // 4}")
-            self.program(f"a client that makes {n},000 short connections", 15, self.binary, "connects", port, n * 1000)
-            self.served(f"a server that accepts {n},000 short connections", 15, n * 1000)
+            self.program(f"a client that makes {n},000 short connections", 9, self.binary, "connects", port, n * 1000)
+            self.served(f"a server that accepts {n},000 short connections", 9, n * 1000)
             calls = self.micro(9)
             startup, launcher = self.startup(301)
         finally:
