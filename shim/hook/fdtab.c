@@ -8,11 +8,6 @@
 #include "show.h"
 #include "sys.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/lsan_interface.h>
-#define OE_LSAN
-#endif
-
 _Atomic(struct oe_fd_page *) oe_fd_pages[OE_FD_PAGES];
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -23,17 +18,6 @@ static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cl
 static void *map(size_t n)
 {
     return oe_sys_mmap(n, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-}
-
-/* Sockets have the keys of their records inside. */
-static struct oe_sock *map_slab(size_t n)
-{
-    void *p = oe_guard_map(n);
-#ifdef OE_LSAN
-    if (p != NULL)
-        __lsan_register_root_region(p, n); /* what these objects own is no leak */
-#endif
-    return p;
 }
 
 /* ---- references ----------------------------------------------------------------------------------------------------------------------- */
@@ -116,7 +100,7 @@ static void reap(void)
 static struct oe_sock *new_object(void)
 {
     if (free_list == NULL) {
-        struct oe_sock *slab = map_slab(SLAB_BYTES);
+        struct oe_sock *slab = oe_guard_map(SLAB_BYTES); /* the keys of records are inside */
         if (slab == NULL)
             return NULL;
         for (size_t i = 0; i < SLAB_BYTES / sizeof(*slab); i++) {
@@ -334,9 +318,12 @@ void oe_fdtab_mark_dup(int fd, int newfd)
 void oe_fdtab_fork_prepare(void)
 {
     pthread_mutex_lock(&table_lock);
-    reap();
-    for (struct oe_sock *s = table; s != NULL; s = s->hh.next)
-        oe_share_fork(&s->claim);
+    /* Those that nobody refers to are not the child's. They are not cleaned up here: a handler may fork while its thread is in the allocator. */
+    for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
+        s->unshared = atomic_load(&s->refs) == 0;
+        if (!s->unshared)
+            oe_share_fork(&s->claim);
+    }
 }
 
 void oe_fdtab_fork_parent(void)
@@ -369,6 +356,8 @@ void oe_fdtab_fork_child(void)
     for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
         atomic_store(&s->slot, NULL); /* it is the parent's; the child shows the connection when it goes on with it */
         atomic_store(&s->shown, 0);
+        if (s->unshared)
+            s->claim.share = NULL;
         oe_share_forked(&s->claim, pid);
         if (lock_lost(&s->rx) | lock_lost(&s->tx))
             atomic_store(&s->broken, 1);
