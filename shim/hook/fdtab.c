@@ -1,5 +1,6 @@
 #include "fdtab.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -18,6 +19,26 @@ static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cl
 static void *map(size_t n)
 {
     return oe_sys_mmap(n, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+}
+
+/* Signals wait while the table is locked: a handler that forks (a POSIX call for handlers) takes the lock, too. Those that a fault of the program's
+ * makes at once cannot wait. */
+static uint64_t lock_table(void)
+{
+    uint64_t before = 0, all = ~UINT64_C(0);
+    static const int at_once[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+
+    for (size_t i = 0; i < sizeof(at_once) / sizeof(at_once[0]); i++)
+        all &= ~(UINT64_C(1) << (at_once[i] - 1));
+    OE_SYS6(SYS_rt_sigprocmask, SIG_BLOCK, &all, &before, sizeof(all), 0, 0);
+    pthread_mutex_lock(&table_lock);
+    return before;
+}
+
+static void unlock_table(uint64_t before)
+{
+    pthread_mutex_unlock(&table_lock);
+    OE_SYS6(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before), 0, 0);
 }
 
 /* ---- references ----------------------------------------------------------------------------------------------------------------------- */
@@ -144,14 +165,14 @@ struct oe_sock *oe_fdtab_add(uint64_t cookie, int *found)
 
     *found = 0;
     oe_pool_fill();
-    pthread_mutex_lock(&table_lock);
+    uint64_t signals = lock_table();
     reap();
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
     if (s != NULL && ref_live(s))
         *found = 1;
     else
         s = s == NULL ? create(cookie) : NULL;
-    pthread_mutex_unlock(&table_lock);
+    unlock_table(signals);
     return s;
 }
 
@@ -159,11 +180,11 @@ struct oe_sock *oe_fdtab_find(uint64_t cookie)
 {
     struct oe_sock *s;
 
-    pthread_mutex_lock(&table_lock);
+    uint64_t signals = lock_table();
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
     if (s != NULL && !ref_live(s))
         s = NULL;
-    pthread_mutex_unlock(&table_lock);
+    unlock_table(signals);
     return s;
 }
 
@@ -230,11 +251,11 @@ void oe_fdtab_drop(int fd, struct oe_sock *s)
 
 void oe_fdtab_unlist(struct oe_sock *s)
 {
-    pthread_mutex_lock(&table_lock);
+    uint64_t signals = lock_table();
     if (!s->unlisted)
         HASH_DEL(table, s);
     s->unlisted = 1;
-    pthread_mutex_unlock(&table_lock);
+    unlock_table(signals);
 }
 
 void oe_fdtab_rebind(struct oe_sock *old, int fd)
