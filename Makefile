@@ -198,7 +198,7 @@ tsan: ## unit tests and threaded programs under the library with ThreadSanitizer
 	$(Q)$(pytest) tests/preload/test_sanitizers.py -k tsan
 
 valgrind: $(unit_bin) ## unit tests under valgrind
-	@$(MAKE) --no-print-directory unit RUN='env OE_TEST_THIN=40 CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 valgrind -q --error-exitcode=9 --leak-check=full'
+	@$(MAKE) --no-print-directory unit RUN='env OE_TEST_THIN=40 CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 valgrind -q --error-exitcode=9 --leak-check=full --suppressions=tests/lib/valgrind.supp'
 
 # Another architecture: Debian's packages of it in build/cross/ARCH, its objects in build/ARCH, its programs under qemu-user.
 CROSS      ?= arm64 armhf

@@ -1,5 +1,6 @@
 #include "fdtab.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -7,11 +8,6 @@
 #include "pool.h"
 #include "show.h"
 #include "sys.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/lsan_interface.h>
-#define OE_LSAN
-#endif
 
 _Atomic(struct oe_fd_page *) oe_fd_pages[OE_FD_PAGES];
 
@@ -25,15 +21,24 @@ static void *map(size_t n)
     return oe_sys_mmap(n, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 }
 
-/* Sockets have the keys of their records inside. */
-static struct oe_sock *map_slab(size_t n)
+/* Signals wait while the table is locked: a handler that forks (a POSIX call for handlers) takes the lock, too. Those that a fault of the program's
+ * makes at once cannot wait. */
+static uint64_t lock_table(void)
 {
-    void *p = oe_guard_map(n);
-#ifdef OE_LSAN
-    if (p != NULL)
-        __lsan_register_root_region(p, n); /* what these objects own is no leak */
-#endif
-    return p;
+    uint64_t before = 0, all = ~UINT64_C(0);
+    static const int at_once[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+
+    for (size_t i = 0; i < sizeof(at_once) / sizeof(at_once[0]); i++)
+        all &= ~(UINT64_C(1) << (at_once[i] - 1));
+    OE_SYS6(SYS_rt_sigprocmask, SIG_BLOCK, &all, &before, sizeof(all), 0, 0);
+    pthread_mutex_lock(&table_lock);
+    return before;
+}
+
+static void unlock_table(uint64_t before)
+{
+    pthread_mutex_unlock(&table_lock);
+    OE_SYS6(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before), 0, 0);
 }
 
 /* ---- references ----------------------------------------------------------------------------------------------------------------------- */
@@ -116,7 +121,7 @@ static void reap(void)
 static struct oe_sock *new_object(void)
 {
     if (free_list == NULL) {
-        struct oe_sock *slab = map_slab(SLAB_BYTES);
+        struct oe_sock *slab = oe_guard_map(SLAB_BYTES); /* the keys of records are inside */
         if (slab == NULL)
             return NULL;
         for (size_t i = 0; i < SLAB_BYTES / sizeof(*slab); i++) {
@@ -160,14 +165,14 @@ struct oe_sock *oe_fdtab_add(uint64_t cookie, int *found)
 
     *found = 0;
     oe_pool_fill();
-    pthread_mutex_lock(&table_lock);
+    uint64_t signals = lock_table();
     reap();
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
     if (s != NULL && ref_live(s))
         *found = 1;
     else
         s = s == NULL ? create(cookie) : NULL;
-    pthread_mutex_unlock(&table_lock);
+    unlock_table(signals);
     return s;
 }
 
@@ -175,11 +180,11 @@ struct oe_sock *oe_fdtab_find(uint64_t cookie)
 {
     struct oe_sock *s;
 
-    pthread_mutex_lock(&table_lock);
+    uint64_t signals = lock_table();
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
     if (s != NULL && !ref_live(s))
         s = NULL;
-    pthread_mutex_unlock(&table_lock);
+    unlock_table(signals);
     return s;
 }
 
@@ -246,11 +251,11 @@ void oe_fdtab_drop(int fd, struct oe_sock *s)
 
 void oe_fdtab_unlist(struct oe_sock *s)
 {
-    pthread_mutex_lock(&table_lock);
+    uint64_t signals = lock_table();
     if (!s->unlisted)
         HASH_DEL(table, s);
     s->unlisted = 1;
-    pthread_mutex_unlock(&table_lock);
+    unlock_table(signals);
 }
 
 void oe_fdtab_rebind(struct oe_sock *old, int fd)
@@ -334,9 +339,12 @@ void oe_fdtab_mark_dup(int fd, int newfd)
 void oe_fdtab_fork_prepare(void)
 {
     pthread_mutex_lock(&table_lock);
-    reap();
-    for (struct oe_sock *s = table; s != NULL; s = s->hh.next)
-        oe_share_fork(&s->claim);
+    /* Those that nobody refers to are not the child's. They are not cleaned up here: a handler may fork while its thread is in the allocator. */
+    for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
+        s->unshared = atomic_load(&s->refs) == 0;
+        if (!s->unshared)
+            oe_share_fork(&s->claim);
+    }
 }
 
 void oe_fdtab_fork_parent(void)
@@ -369,6 +377,8 @@ void oe_fdtab_fork_child(void)
     for (struct oe_sock *s = table; s != NULL; s = s->hh.next) {
         atomic_store(&s->slot, NULL); /* it is the parent's; the child shows the connection when it goes on with it */
         atomic_store(&s->shown, 0);
+        if (s->unshared)
+            s->claim.share = NULL;
         oe_share_forked(&s->claim, pid);
         if (lock_lost(&s->rx) | lock_lost(&s->tx))
             atomic_store(&s->broken, 1);

@@ -8,6 +8,11 @@
 
 #include "sys.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#define OE_LSAN
+#endif
+
 #define BLOCKS_EACH 40U /* blocks that are mapped at a time */
 
 /* Blocks that are free, linked by their first bytes. */
@@ -38,6 +43,9 @@ void *oe_guard_map(size_t n)
         return NULL;
     }
     OE_SYS3(SYS_madvise, p + guard, inside, MADV_DONTDUMP);
+#ifdef OE_LSAN
+    __lsan_register_root_region(p + guard, inside); /* what objects in it own is no leak */
+#endif
     return p + guard;
 }
 

@@ -112,16 +112,20 @@ static ssize_t out_one(struct oe_sock *s, int fd, const void *p, size_t n, int f
 
 /* ---- connections ---------------------------------------------------------------------------------------------------------------------- */
 
-EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
+int oe_hook_connected(int r, int fd, const struct sockaddr *address, socklen_t n)
 {
-    oe_track_before_connect(fd);
-    int r = oe_real.connect(fd, address, n);
     if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && address != NULL) /* interrupted, it goes on all the same */
         if (oe_track_connect(fd, address, n, r != 0 && errno == EINPROGRESS) != 0) {
             errno = EACCES;
             return -1;
         }
     return r;
+}
+
+EXPORT int connect(int fd, const struct sockaddr *address, socklen_t n)
+{
+    oe_track_before_connect(fd);
+    return oe_hook_connected(oe_real.connect(fd, address, n), fd, address, n);
 }
 
 EXPORT int __connect(int fd, const struct sockaddr *address, socklen_t n) __attribute__((alias("connect")));
@@ -134,7 +138,7 @@ EXPORT int listen(int fd, int backlog)
     return r;
 }
 
-static int accepted(int fd)
+int oe_hook_accepted(int fd)
 {
     if (fd < 0 || oe_track_accept(fd) == 0)
         return fd;
@@ -146,13 +150,13 @@ static int accepted(int fd)
 EXPORT int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict n)
 {
     int r = oe_real.accept(fd, address, n);
-    return accepted(r);
+    return oe_hook_accepted(r);
 }
 
 EXPORT int accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict n, int flags)
 {
     int r = oe_real.accept4(fd, address, n, flags);
-    return accepted(r);
+    return oe_hook_accepted(r);
 }
 
 EXPORT int getaddrinfo(const char *restrict node, const char *restrict service, const struct addrinfo *restrict hints,

@@ -2,6 +2,8 @@
 #ifndef OE_HOOK_HOOKS_H
 #define OE_HOOK_HOOKS_H
 
+#include <sys/socket.h>
+
 #include "fdtab.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -14,5 +16,10 @@ static inline int oe_hook_known(int fd)
         oe_fdtab_unref(s);
     return s != NULL || oe_fdtab_marked(fd);
 }
+
+/* What connect and accept do behind the real call, and whether a close_range closes what is in the table: for syscall(), too. */
+int oe_hook_connected(int r, int fd, const struct sockaddr *address, socklen_t n);
+int oe_hook_accepted(int fd);
+int oe_hook_closes_range(unsigned first, unsigned last, int flags);
 
 #endif

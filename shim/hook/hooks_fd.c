@@ -22,6 +22,7 @@
 #include "io.h"
 #include "life.h"
 #include "real.h"
+#include "sys.h"
 #include "track.h"
 
 /* No header declares them without FORTIFY. */
@@ -44,10 +45,15 @@ EXPORT int close(int fd)
 EXPORT int __close(int fd) __attribute__((alias("close")));
 
 /* An unshared table of descriptors is another one than that of the program's other threads, whose connections go on. */
+int oe_hook_closes_range(unsigned first, unsigned last, int flags)
+{
+    return flags == 0 && first <= last && oe_fdtab_next(first > INT_MAX ? INT_MAX : (int)first) >= 0 &&
+           OE_SYS3(SYS_close_range, ~0U, ~0U, 0) == 0; /* the kernel has it (Linux 5.9) */
+}
+
 EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
-    int closes = flags == 0 && first <= last && oe_fdtab_next(first > INT_MAX ? INT_MAX : (int)first) >= 0;
-    if (closes && oe_real.close_range(~0U, ~0U, 0) == 0) /* the kernel has it (Linux 5.9) */
+    if (oe_hook_closes_range(first, last, flags))
         oe_track_close_range(first, last);
     return oe_real.close_range(first, last, flags);
 }

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "io.h"
 #include "life.h"
 #include "real.h"
 #include "track.h"
@@ -52,6 +53,8 @@ static int data(const struct call *c, long *r)
         *r = readv(fd, pointer(a[1]), (int)a[2]);
         break;
     case SYS_recvfrom:
+        if (oe_io_is_look(pointer(a[1]), (size_t)a[2], (int)a[3]))
+            return 0;
         *r = recvfrom(fd, pointer(a[1]), (size_t)a[2], (int)a[3], pointer(a[4]), pointer(a[5]));
         break;
     case SYS_preadv2:
@@ -92,52 +95,68 @@ static int data(const struct call *c, long *r)
     return 1;
 }
 
-/* Calls that also matter where the descriptor is not tracked yet, or is not the first argument. */
-static int others(const struct call *c, long *r)
+/* Not: known. A connection that was let go passes, and would come back here from a preload that makes its calls by syscall(). */
+static int tracked(int fd)
+{
+    struct oe_sock *s = oe_fdtab_get(fd);
+    if (s != NULL)
+        oe_fdtab_unref(s);
+    return s != NULL;
+}
+
+static int tracked_with_message(int fd, const struct msghdr *m, int flags)
+{
+    return m != NULL && (tracked(fd) || (flags & MSG_FASTOPEN));
+}
+
+/* Calls that go the way of their function where one of their descriptors is tracked, or will be. 1: done. */
+static int moves(const struct call *c, long *r)
 {
     const long *a = c->a;
     int fd = (int)a[0];
 
     switch (c->number) {
-    case SYS_connect:
-        *r = connect(fd, pointer(a[1]), (socklen_t)a[2]);
-        break;
-    case SYS_listen:
-        *r = listen(fd, (int)a[1]);
-        break;
-#ifdef SYS_accept
-    case SYS_accept:
-        *r = accept(fd, pointer(a[1]), pointer(a[2]));
-        break;
-#endif
-    case SYS_accept4:
-        *r = accept4(fd, pointer(a[1]), pointer(a[2]), (int)a[3]);
-        break;
-    case SYS_recvmsg:
-        *r = recvmsg(fd, pointer(a[1]), (int)a[2]);
-        break;
-    case SYS_recvmmsg:
-        *r = recvmmsg(fd, pointer(a[1]), (unsigned)a[2], (int)a[3], pointer(a[4]));
-        break;
     case SYS_sendto:
+        if (!tracked(fd) && !(a[3] & MSG_FASTOPEN))
+            return 0;
         *r = sendto(fd, pointer(a[1]), (size_t)a[2], (int)a[3], pointer(a[4]), (socklen_t)a[5]);
         break;
     case SYS_sendmsg:
+        if (!tracked_with_message(fd, pointer(a[1]), (int)a[2]))
+            return 0;
         *r = sendmsg(fd, pointer(a[1]), (int)a[2]);
         break;
     case SYS_sendmmsg:
+        if (!tracked_with_message(fd, pointer(a[1]), (int)a[3]))
+            return 0;
         *r = sendmmsg(fd, pointer(a[1]), (unsigned)a[2], (int)a[3]);
         break;
     case SYS_sendfile:
+        if (!tracked(fd) && !tracked((int)a[1]))
+            return 0;
         *r = sendfile(fd, (int)a[1], pointer(a[2]), (size_t)a[3]);
         break;
 #ifdef SYS_sendfile64
     case SYS_sendfile64:
+        if (!tracked(fd) && !tracked((int)a[1]))
+            return 0;
         *r = sendfile64(fd, (int)a[1], pointer(a[2]), (size_t)a[3]);
         break;
 #endif
     case SYS_splice:
+        if (!tracked(fd) && !tracked((int)a[2]))
+            return 0;
         *r = splice(fd, pointer(a[1]), (int)a[2], pointer(a[3]), (size_t)a[4], (unsigned)a[5]);
+        break;
+    case SYS_recvmsg:
+        if (!tracked(fd))
+            return 0;
+        *r = recvmsg(fd, pointer(a[1]), (int)a[2]);
+        break;
+    case SYS_recvmmsg:
+        if (!tracked(fd))
+            return 0;
+        *r = recvmmsg(fd, pointer(a[1]), (unsigned)a[2], (int)a[3], pointer(a[4]));
         break;
     default:
         return 0;
@@ -145,7 +164,28 @@ static int others(const struct call *c, long *r)
     return 1;
 }
 
-/* Calls that share, replace and close descriptors. */
+static void rights_of_all(const struct call *c, long r)
+{
+    struct mmsghdr *m = pointer(c->a[1]);
+    for (long i = 0; i < r; i++)
+        if (m[i].msg_hdr.msg_controllen != 0)
+            oe_track_rights(&m[i].msg_hdr);
+}
+
+static long replaces(const struct call *c)
+{
+    int fd = (int)c->a[0], to = (int)c->a[1];
+    struct oe_sock *replaced = fd != to ? oe_track_replace(to) : NULL;
+    long r = forward(c);
+    if (replaced != NULL)
+        oe_track_replaced(to, replaced, r < 0);
+    if (r >= 0)
+        oe_track_dup(fd, (int)r);
+    return r;
+}
+
+/* Calls that begin, share, replace and close: the number itself is forwarded, and what the function does besides is done here. Not by the function:
+ * it goes on to another preload's, which may well make its calls by syscall(), and so for ever. */
 static int descriptors(const struct call *c, long *r)
 {
     const long *a = c->a;
@@ -153,37 +193,74 @@ static int descriptors(const struct call *c, long *r)
 
     switch (c->number) {
     case SYS_close:
-        *r = close(fd);
+        if (oe_hook_known(fd))
+            oe_track_close(fd);
+        *r = forward(c);
         break;
 #ifdef SYS_close_range
     case SYS_close_range:
-        *r = close_range((unsigned)a[0], (unsigned)a[1], (int)a[2]);
+        if (oe_hook_closes_range((unsigned)a[0], (unsigned)a[1], (int)a[2]))
+            oe_track_close_range((unsigned)a[0], (unsigned)a[1]);
+        *r = forward(c);
         break;
 #endif
-    case SYS_dup:
-        *r = dup(fd);
-        break;
 #ifdef SYS_dup2
     case SYS_dup2:
-        *r = dup2(fd, (int)a[1]);
-        break;
 #endif
     case SYS_dup3:
-        *r = dup3(fd, (int)a[1], (int)a[2]);
+        *r = replaces(c);
         break;
+    case SYS_dup:
     case SYS_fcntl:
 #ifdef SYS_fcntl64
     case SYS_fcntl64:
 #endif
         *r = forward(c);
-        if (*r >= 0 && (a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC))
+        if (*r >= 0 && (c->number == SYS_dup || a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC))
             oe_track_dup(fd, (int)*r);
         break;
 #ifdef SYS_pidfd_getfd
     case SYS_pidfd_getfd:
-        *r = pidfd_getfd(fd, (int)a[1], (unsigned)a[2]);
+        *r = forward(c);
+        if (*r >= 0)
+            oe_track_received((int)*r);
         break;
 #endif
+    default:
+        return 0;
+    }
+    return 1;
+}
+
+static int begins(const struct call *c, long *r)
+{
+    const long *a = c->a;
+    int fd = (int)a[0];
+
+    switch (c->number) {
+    case SYS_connect:
+        oe_track_before_connect(fd);
+        *r = oe_hook_connected((int)forward(c), fd, pointer(a[1]), (socklen_t)a[2]);
+        break;
+    case SYS_listen:
+        if ((*r = forward(c)) == 0)
+            oe_track_listen(fd);
+        break;
+#ifdef SYS_accept
+    case SYS_accept:
+#endif
+    case SYS_accept4:
+        *r = oe_hook_accepted((int)forward(c));
+        break;
+    case SYS_recvmsg:
+        *r = forward(c);
+        if (*r >= 0 && ((struct msghdr *)pointer(a[1]))->msg_controllen != 0)
+            oe_track_rights(pointer(a[1]));
+        break;
+    case SYS_recvmmsg:
+        *r = forward(c);
+        rights_of_all(c, *r);
+        break;
     default:
         return 0;
     }
@@ -222,7 +299,7 @@ static long dispatch(const struct call *c)
     int before = oe_life_no_cancel();
     long r;
 
-    if (!descriptors(c, &r) && !others(c, &r) && (!oe_hook_known((int)c->a[0]) || !data(c, &r))) {
+    if (!descriptors(c, &r) && !moves(c, &r) && !begins(c, &r) && (!tracked((int)c->a[0]) || !data(c, &r))) {
         r = forward(c);
         if (r >= 0 && r <= INT_MAX && makes(c->number) && oe_hook_known((int)r))
             oe_track_new((int)r);

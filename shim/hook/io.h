@@ -55,4 +55,7 @@ void oe_io_shutdown(struct oe_sock *s, int fd);
 /* Before the last close: nothing of ours may turn the peer's end of stream into a reset. Never blocks. */
 void oe_io_closing(struct oe_sock *s, int fd);
 
+/* Whether a call is the library's own look at the kernel's queue, which came back by way of another preload. */
+int oe_io_is_look(const void *p, size_t n, int flags);
+
 #endif

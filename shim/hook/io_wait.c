@@ -5,10 +5,12 @@
 #include "io_private.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include "../os/clock.h"
+#include "fdtab.h"
 #include "pool.h"
 #include "sys.h"
 
@@ -39,16 +41,42 @@ static int open_epoll(int fd)
     return (int)ep;
 }
 
-/* Waits up to ms; returns the events, 0 if none is known. */
-static uint32_t wait_epoll(int ep, uint64_t ms)
+/* One wait for the end of a handshake. */
+struct waiting {
+    struct oe_sock *s, *outer;
+    struct oe_buf scratch;
+    int ep;
+};
+
+static void leave(struct waiting *w)
+{
+    oe_pool_put(&w->scratch);
+    if (w->ep >= 0)
+        OE_SYS3(SYS_close, w->ep, 0, 0);
+    waits = w->outer;
+}
+
+static void leave_on_cancel(void *arg)
+{
+    struct waiting *w = arg;
+    leave(w);
+    oe_fdtab_unref(w->s);
+}
+
+/* Waits up to ms; returns the events, 0 if none is known. A cancellation point, with nothing held: read and write are, too. */
+static uint32_t wait_epoll(struct waiting *w, uint64_t ms)
 {
     struct epoll_event ev = {0};
+    int n = 0;
 
-    if (ep < 0) {
+    pthread_cleanup_push(leave_on_cancel, w);
+    if (w->ep < 0) {
         (void)oe_io_sleep(-1, NAP_MS);
-        return 0;
+        pthread_testcancel();
+    } else {
+        n = epoll_wait(w->ep, &ev, 1, (int)ms);
     }
-    long n = OE_SYS6(SYS_epoll_pwait, ep, &ev, 1, ms, 0, 8);
+    pthread_cleanup_pop(0);
     return n == 1 ? ev.events : 0;
 }
 
@@ -127,15 +155,14 @@ static int step(struct oe_sock *s, int fd, uint32_t events, struct oe_buf *scrat
 
 void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report)
 {
-    struct oe_buf scratch = {0};
+    struct waiting w = {.s = s, .outer = waits, .ep = open_epoll(fd)};
     struct oe_held held;
-    int ep = open_epoll(fd), more = 1;
+    int more = 1;
     uint32_t events = 0;
     uint64_t ms;
-    struct oe_sock *outer = waits;
 
     waits = s;
-    int memory = oe_pool_get(&scratch) == OE_OK;
+    int memory = oe_pool_get(&w.scratch) == OE_OK;
     while (more) {
         if (oe_io_lock(s, OE_FROM_PEER, &held) != 0)
             break;
@@ -143,15 +170,11 @@ void oe_io_wait_handshake(struct oe_sock *s, int fd, struct oe_report *report)
             oe_report_broken(s, OE_REASON_MEMORY, report);
             more = 0;
         } else {
-            more = step(s, fd, events, &scratch, report, &ms);
+            more = step(s, fd, events, &w.scratch, report, &ms);
         }
         oe_io_unlock(s, &held);
         if (more && ms != 0)
-            events |= wait_epoll(ep, ms); /* an end of stream is told once */
+            events |= wait_epoll(&w, ms); /* an end of stream is told once */
     }
-    if (memory)
-        oe_pool_put(&scratch);
-    if (ep >= 0)
-        OE_SYS3(SYS_close, ep, 0, 0);
-    waits = outer;
+    leave(&w);
 }

@@ -31,6 +31,7 @@ struct oe_sock {
     uint64_t cookie;       /* SO_COOKIE, or what track.c takes where there is none: names the kernel's socket */
     UT_hash_handle hh;     /* by cookie */
     int unlisted;          /* under the table's lock: not in it any more, its socket is another connection's */
+    int unshared;          /* the same, of the last fork: it had ended before */
     struct oe_conn conn;
     struct oe_claim claim;
     struct oe_address address;

@@ -33,7 +33,7 @@ GROUPS = {
     "sockets": {
         "recvfrom": (45, "ECONNRESET ETIMEDOUT ENOMEM EAGAIN EINTR ONE_BYTE"), "sendto": (44, "ECONNRESET EPIPE ENOBUFS ENOMEM EAGAIN EINTR ONE_BYTE"),
         "getsockopt": (55, "ENOPROTOOPT ENOMEM EPERM"), "setsockopt": (54, "ENOPROTOOPT ENOMEM EPERM"), "getsockname": (51, "ENOBUFS"),
-        "getpeername": (52, "ENOTCONN ENOBUFS"), "shutdown": (48, "ENOTCONN"), "connect": (42, "ECONNREFUSED ENETUNREACH ETIMEDOUT EADDRNOTAVAIL"),
+        "getpeername": (52, "ENOBUFS"), "shutdown": (48, "ENOTCONN"), "connect": (42, "ECONNREFUSED ENETUNREACH ETIMEDOUT EADDRNOTAVAIL"),
         "accept": (43, "EMFILE ENFILE ECONNABORTED ENOMEM EPROTO"), "socket": (41, "EMFILE ENFILE ENOBUFS EACCES"),
         "dup": (32, "EMFILE"), "listen": (50, "EADDRINUSE")},
     "waits": {

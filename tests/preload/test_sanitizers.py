@@ -14,10 +14,13 @@ import time
 import pytest
 
 import pre
+from test_calls import SCENARIOS as CALLS
+from test_rough import SCENARIOS as ROUGH
 
 TSAN_LIBRARY = pre.ROOT / "build" / "tsan" / "liboe-mqtt.so"
 ASAN_LIBRARY = pre.ROOT / "build" / "asan" / "liboe-mqtt.so"
 TSAN_OPTIONS = "exitcode=66:report_signal_unsafe=0"  # what programs do in signal handlers is theirs
+NOT_WITH_ASAN = {"handler_forks", "fork_thousand"}  # its allocator ha
 ASAN_OPTIONS = "detect_leaks=1:exitcode=99:abort_on_error=0"
 
 
@@ -44,7 +47,9 @@ def tsan(place, program, *args):
 @pytest.mark.parametrize("program,scenario,connections", [
     ("flow", "duplex", 1), ("flow", "many", 144), ("flow", "contend", 20), ("flow", "cancel", 2), ("flow", "cancel_writer", 1),
     ("flow", "shutdown_wakes", 1), ("life", "daemonise", 1), ("life", "dups", 1), ("life", "children", 2),
-    ("status", "threads", 150)])
+    ("status", "threads", 150), ("flow", "close_race", 4), ("rough", "close_under_reader", 18), ("rough", "fork_thousand", 3),
+    ("rough", "close_all", 15), ("rough", "spawns", 2), ("calls", "many_messages", 3), ("calls", "by_number", 1), ("calls", "stale_numbers", 16),
+    ("calls", "close_ranges", 4), ("calls", "rights_own", 2)])
 def test_tsan(program, scenario, connections):
     with pre.Place() as place:
         echo = tsan(place, "life", "echo")
@@ -93,7 +98,8 @@ def clean(p, timeout=60, status=0):
 
 @pytest.mark.parametrize("program,scenario,connections", [
     ("flow", "duplex", 1), ("flow", "many", 144), ("flow", "contend", 20), ("flow", "cancel", 2), ("life", "daemonise", 1), ("life", "dups", 1),
-    ("status", "threads", 150), ("life", "dup2_close", 4), ("life", "half_close", 5), ("life", "fork_split", 1), ("life", "children", 2), ("life", "reuse", 20)])
+    ("status", "threads", 150), ("life", "dup2_close", 4), ("life", "half_close", 5), ("life", "fork_split", 1), ("life", "children", 2), ("life", "reuse", 20),
+    *(("rough", name, n) for name, n in ROUGH.items() if name not in NOT_WITH_ASAN), *(("calls", name, n) for name, n in CALLS.items())])
 def test_asan_own(program, scenario, connections):
     with pre.Place() as place:
         echo = asan(place, [pre.build("life"), "echo"], "echo")
