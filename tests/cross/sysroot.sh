@@ -9,7 +9,7 @@ set -eu
     exit 2
 }
 arch=$1 dir=$2 debs=$3/$1
-packages='libc6-dev libsodium-dev libinih-dev libjansson-dev uthash-dev check mosquitto mosquitto-clients'
+packages='libc6-dev libsodium-dev libinih-dev libjansson-dev libelf-dev uthash-dev check mosquitto mosquitto-clients'
 
 fail() {
     echo "sysroot.sh: $*" >&2
