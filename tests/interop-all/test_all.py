@@ -24,7 +24,6 @@ def cases():
 def test_same_work(name, level, broker, pairs):
     output, statuses, _ = work.run_case(name, level, pairs[broker])
     assert output and set(statuses) <= {0, 63 if name == "curl" else 0}, statuses
-    h.count(program=f"broker {broker}")
 
 
 def over(url, broker, port, library):
@@ -65,8 +64,8 @@ def test_websocket_of_aedes(library, pairs):
 def test_other_listeners_of_mosquitto(library, tmp_path):
     """Listeners for WebSocket and TLS beside the plain one, which is encrypted."""
     pem, ws, tls = tmp_path / "tls.pem", h.free_port(), h.free_port()
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-                    "-keyout", pem, "-out", pem], check=True, capture_output=True)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                    "-subj", "/CN=127.0.0.1", "-keyout", pem, "-out", pem], check=True, capture_output=True)
     with h.World(library) as w:
         broker = w.broker(config=f"listener {ws} 127.0.0.1\nprotocol websockets\n"
                                  f"listener {tls} 127.0.0.1\ncertfile {pem}\nkeyfile {pem}\n")

@@ -1,4 +1,4 @@
-"""What the programs of these tests import of libc's input and output is in the library's table: see lib/imports.py. Heavy ones are in tests/interop-all."""
+"""What the programs of these tests import of libc's input and output is in the library's table: see lib/imports.py. Heavy ones: tests/interop-all."""
 import importlib.util
 import subprocess
 import sys
@@ -33,8 +33,8 @@ def test_table_has_the_universe():
     assert not universe - set(calls), sorted(universe - set(calls))
     assert len(universe) > 350 and set(calls.values()) <= {"HOOKED", "HARMLESS", "BYPASS"}
     # what the universe would be worth nothing without
-    for name in ("read", "__read_chk", "recvmmsg", "writev", "splice", "close_range", "fcntl64", "fdopen", "__dprintf_chk", "preadv64v2", "fclose", "poll",
-                 "epoll_ctl", "copy_file_range", "aio_read64", "pipe2", "_IO_getc"):
+    for name in ("read", "__read_chk", "recvmmsg", "writev", "splice", "close_range", "fcntl64", "fdopen", "__dprintf_chk", "preadv64v2", "fclose",
+                 "poll", "epoll_ctl", "copy_file_range", "aio_read64", "pipe2", "_IO_getc"):
         assert name in universe, name
     for name in ("printf_size_info", "malloc", "getpid", "strtol", "sigaction", "pthread_create", "memcpy", "setrlimit64"):
         assert name not in universe, name
@@ -70,7 +70,8 @@ def test_planted(tmp_path):
 
 def test_new_call_is_in_the_universe():
     """A prototype that a later libc might have, and what is none of ours."""
-    found = imports.prototypes("""extern int old (int __a); extern ssize_t recv_many (int __fd, struct many *__v, size_t __n) __attribute__ ((__nothrow__));
+    found = imports.prototypes("""extern int old (int __a);
+        extern ssize_t recv_many (int __fd, struct many *__v, size_t __n) __attribute__ ((__nothrow__));
         ssize_t plain_one (unsigned int __outfd); extern int fnew (const char *__format, FILE *__restrict __stream) __asm__ ("" "fnew2");
         extern int dup9 (int __fildes[2]); typedef int (*callback) (int __fd); extern double other (double __x, int __n);""")
     assert sorted(name for name, p in found.items() if imports.takes_descriptor(p)) == ["dup9", "fnew", "plain_one", "recv_many"]

@@ -27,8 +27,8 @@ HASTY = [("first", None, "plain"), ("second", None, "plain"), ("known", None, "t
 
 @pytest.mark.parametrize("contact,policy,state", HASTY, ids=[f"{c}-{p or 'prefer'}" for c, p, _ in HASTY])
 def test_hasty_publisher(contact, policy, state, brokers):
-    """Who publishes before CONNACK leaves no room for a probe: such a connection is plain by design (README), and both ends say so. Once the broker is
-    known, or with require, the handshake comes before CONNECT, and it is encrypted."""
+    """Who publishes before CONNACK leaves no room for a probe: such a connection is plain by design (README), and both ends say so. Once the
+    broker is known, or with require, the handshake comes before CONNECT, and it is encrypted."""
     with h.World(True) as w:
         sent = work.Payloads(os.path.join(w.dir, "payloads"))
         relay, root = w.relay(brokers[True]), "oe/" + os.urandom(8).hex()

@@ -1,7 +1,6 @@
-"""A plugin of pytest (-p tests.lib.counts): one line at the end of a run, `NAME: P programs, S styles, C cases`, and in the file OE_MQTT_COUNTS names.
-
-Programs are those that were run under the library (harness.Proc, preload's Place), styles what tests name by harness.count(); a test that passed is one
-case, or as many as it counts. Collected from the reports, so that it is right with xdist's workers too."""
+"""A plugin of pytest (-p tests.lib.counts): one line at the end of a run, `NAME: P programs, S styles, C cases`, and in the file that OE_MQTT_COUNTS
+names. Programs are those that were run under the library (harness.Proc, preload's Place), styles what tests name by harness.count(); a test that
+passed is one case, or as many as it counts. Collected from the reports, so that it is right with xdist's workers too."""
 import os
 import pathlib
 import sys

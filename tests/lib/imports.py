@@ -1,7 +1,7 @@
 """What real programs import of libc's input and output, against the table of the library (shim/calls.def).
 
-The universe, all calls of libc's that take a descriptor or a stream, is not a list: it is read from the prototypes in libc's own headers, and from the
-names that libc.so.6 exports and that are variants of those (`__read_chk`, `fopen64`, `__recvmsg64`). So a call that comes with a new libc is in it."""
+The universe, all calls of libc's that take a descriptor or a stream, is not a list: it is read from the prototypes in libc's own headers, and from the names
+that libc.so.6 exports and that are variants of those (`__read_chk`, `fopen64`, `__recvmsg64`). So a call that comes with a new libc is in it."""
 import functools
 import os
 import pathlib
@@ -93,7 +93,8 @@ def libc():
 @functools.lru_cache(None)
 def symbols(path, defined):
     """Names in the dynamic symbol table, but for those that only libc's own parts may use. defined: what it offers; else what it wants."""
-    out = subprocess.run(["nm", "-D", "--defined-only" if defined else "--undefined-only", str(path)], capture_output=True, text=True, check=False).stdout
+    which = "--defined-only" if defined else "--undefined-only"
+    out = subprocess.run(["nm", "-D", which, str(path)], capture_output=True, text=True, check=False).stdout
     return frozenset(line.split()[-1].split("@")[0] for line in out.splitlines() if line.split()[-2:-1] != ["A"] and "@GLIBC_PRIVATE" not in line)
 
 
@@ -138,7 +139,7 @@ def libraries(program):
 
 
 def check_program(name, files, calls=None, bypasses=()):
-    """The imports of a program's files that get past the library; those that are wanted are `bypasses`. (how many imports were looked at, wrong ones)"""
+    """The imports of a program's files that get past the library; those that are wanted are `bypasses`. (how many were looked at, wrong ones)"""
     calls = table() if calls is None else calls
     wrong, looked = [], 0
     for path in sorted(set().union(*(libraries(pathlib.Path(f)) for f in files))):

@@ -3,8 +3,8 @@
  *
  *     PROGRAM HOST PORT LEVEL QOS ROOT FOLDER ID
  *
- * connects as ID with protocol LEVEL (4: 3.1.1, 5), subscribes to ROOT/#, publishes each file NAME of FOLDER on ROOT/q/NAME at q = 0 .. QOS, all of one
- * QoS without waiting for one another, receives them all, unsubscribes and disconnects; each step and each message is a line on standard output.
+ * connects as ID with protocol LEVEL (4: 3.1.1, 5), subscribes to ROOT/#, publishes each file NAME of FOLDER on ROOT/q/NAME at q = 0 .. QOS, all of
+ * one QoS without waiting for one another, receives them all, unsubscribes and disconnects; each step and each message is a line on standard output.
  */
 #ifndef WORK_H
 #define WORK_H

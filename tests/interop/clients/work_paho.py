@@ -1,6 +1,6 @@
 """The work (see work.h) with Paho for Python: work_paho.py STYLE HOST PORT LEVEL QOS ROOT FOLDER ID
 
-STYLE: threads (loop_start), asyncio (the loop watches the socket), hasty (publishes before CONNACK; one message a QoS, waits for acknowledgements only).
+STYLE: threads (loop_start), asyncio (the loop watches the socket), hasty (publishes before CONNACK: one message a QoS; subscribes to nothing).
 """
 import asyncio
 import hashlib
