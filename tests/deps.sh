@@ -4,7 +4,7 @@ set -eu
 
 # base: what `make demo` and `make check` need
 base='gcc libc6-dev pkg-config libsodium-dev uthash-dev libinih-dev libjansson-dev libelf-dev check
-mosquitto mosquitto-clients python3 python3-pytest python3-pytest-xdist python3-cryptography python3-paho-mqtt openssl curl ca-certificates
+libtcmalloc-minimal4 libjemalloc2 mosquitto mosquitto-clients python3 python3-pytest python3-pytest-xdist python3-cryptography python3-paho-mqtt openssl curl ca-certificates
 libmosquitto-dev libpaho-mqtt-dev binutils'
 # ci: other compilers, analysers and fuzzers
 ci='clang libclang-rt-14-dev valgrind clang-format clang-tidy shellcheck man-db groff-base git'
