@@ -1,11 +1,11 @@
 """Programs with rough manners, with other allocators and with other preloads: native and under the library."""
 
-import ctypes.util
 import os
 import pathlib
 import shutil
 import socket
 import sys
+import sysconfig
 import threading
 
 import pytest
@@ -19,7 +19,7 @@ SCENARIOS = {"close_all": 15, "libc_daemon": 2, "spawns": 2, "fork_thousand": 3,
              "cancel_async": 100, "handler_does": 100, "handler_forks": 100, "jump_from_read": 3}
 # a handler's fork waits for locks of the library that its own thread may hold
 SOFT = {"handler_forks"}
-MULTIARCH = pathlib.Path(ctypes.util.find_library("c") and next(pathlib.Path("/usr/lib").glob("*-linux-gnu")))
+MULTIARCH = pathlib.Path("/usr/lib") / sysconfig.get_config_var("MULTIARCH")  # of Debian's python3
 ALLOCATORS = {"tcmalloc": "libtcmalloc_minimal.so.4", "jemalloc": "libjemalloc.so.2"}
 
 
