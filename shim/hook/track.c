@@ -32,7 +32,7 @@ int oe_track_id(int fd, uint64_t *id)
     struct stat st;
     long r = socket_option(fd, SO_COOKIE, id, sizeof(*id));
 
-    if (r != -ENOPROTOOPT && r != -EOPNOTSUPP) /* the kernel has it, or the reason is another one */
+    if (r != -ENOPROTOOPT && r != -EOPNOTSUPP && r != -EINVAL) /* the kernel has it, or the reason is another one; EINVAL: qemu-user 7.2 */
         return (int)r;
     r = fstat(fd, &st) != 0 ? -errno : S_ISSOCK(st.st_mode) ? 0 : -ENOTSOCK;
     errno = saved;
