@@ -122,9 +122,9 @@ class Cost:
         if len(needed) != 2:
             raise Failed("ldd does not tell where libsodium and libinih are")
         nobody = dict(self.env("library"), OE_MQTT_STATE=str(self.rig.work / "none" / "such"))
-        variants = {"native": {}, "control": {}, "libsodium alone": {"LD_PRELOAD": needed["libsodium"]}, "libinih alone": {"LD_PRELOAD": needed["libinih"]},
-                    "libsodium and libinih": {"LD_PRELOAD": ":".join(needed.values())}, "the library, no state directory": nobody,
-                    "the library": self.env("library")}
+        variants = {"native": {}, "control": {}, "libsodium alone": {"LD_PRELOAD": needed["libsodium"]},
+                    "libinih alone": {"LD_PRELOAD": needed["libinih"]}, "libsodium and libinih": {"LD_PRELOAD": ":".join(needed.values())},
+                    "the library, no state directory": nobody, "the library": self.env("library")}
         found = self.spawn(rounds, list(variants.values()), ["/bin/true"])
         result = {name: f["wall_ns"] for name, f in zip(variants, found)}
         launcher = self.spawn(max(20, rounds // 4), [dict(self.env("library"), LD_PRELOAD="")], [ROOT / "tools" / "oe-mqtt", "--", "/bin/true"])
@@ -136,15 +136,16 @@ class Cost:
         port, _ = self.serve()
         n = 1 if self.quick else 10
         try:
-            self.program("dd bs=4k, 1 GiB: 262,144 reads and writes", 21, "dd", "if=/dev/zero", "of=/dev/null", "bs=4k", f"count={GIB // 4096}", "status=none")
-            self.program("dd bs=1M, 4 GiB", 21, "dd", "if=/dev/zero", "of=/dev/null", "bs=1M", "count=4096", "status=none")
+            zeros = ["dd", "if=/dev/zero", "of=/dev/null", "status=none"]
+            self.program("dd bs=4k, 1 GiB: 262,144 reads and writes", 21, *zeros, "bs=4k", f"count={GIB // 4096}")
+            self.program("dd bs=1M, 4 GiB", 21, *zeros, "bs=1M", "count=4096")
             self.program("git status, 3,000 files", 61, "git", "status", cwd=repository)
             self.program("python3 -c pass", 101, "/usr/bin/python3", "-c", "pass")
             self.program("true", 401, "/bin/true")
             self.program("curl, 256 MiB over HTTP", 21, "curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/{GIB // 4}")
-            self.program(f"a client that makes {n},000 short connections", 9, self.binary, "connects", port, n * 1000)
-            self.served(f"a server that accepts {n},000 short connections", 9, n * 1000)
-            calls = self.micro(9)
+            self.program(f"a client that makes {n},000 short connections", 7, self.binary, "connects", port, n * 1000)
+            self.served(f"a server that accepts {n},000 short connections", 7, n * 1000)
+            calls = self.micro(7)
             startup, launcher = self.startup(301)
         finally:
             for p in self.servers:
@@ -209,7 +210,8 @@ def programs_table(programs):
 
 
 CALLS = {"read": "`read` of 1 byte, /dev/zero", "write": "`write` of 1 byte, /dev/null", "fcntl": "`fcntl` F_GETFL", "dup_close": "`dup` and `close`",
-         "open_close": "`open` and `close`", "unix": "`send` and `recv` of 1 byte, AF_UNIX", "tcp": "the same, a TCP connection that was let go as plain"}
+         "open_close": "`open` and `close`", "unix": "`send` and `recv` of 1 byte, AF_UNIX",
+         "tcp": "the same, a TCP connection that was let go as plain"}
 
 
 def calls_table(calls):
@@ -237,10 +239,11 @@ def section(cost):
     rounds = {len(row["native"]["wall_ns"]) for row in cost["programs"].values()}
     more = statistics.median(a - b for a, b in zip(cost["startup"]["the library"], cost["startup"]["native"]))
     return ["### The cost of being there", "",
-            "Programs that do no MQTT. Each round runs every variant once, in an order that rotates; differences are taken within a round, medians over "
-            f"the rounds ({min(rounds)} to {max(rounds)}), in percent of native. \"native again\" is the control. Noise: half the distance of the quartiles of native less native, what one "
-            "run by itself may be off by. Difference: `none`: the 95 % interval of the library's median difference includes 0; `below the noise`: it does not, but the "
-            "median is smaller than one run's noise; else `slower` or `faster`.", "", *programs_table(cost["programs"]), "",
+            "Programs that do no MQTT. Each round runs every variant once, in an order that rotates; differences are taken within a round, medians "
+            f"over the rounds ({min(rounds)} to {max(rounds)}), in percent of native. \"native again\" is the control. Noise: half the distance of "
+            "the quartiles of native less native, what one run by itself may be off by. Difference: `none`: the 95 % interval of the "
+            "library's median difference includes 0; `below the noise`: it does not, but the median is smaller than one run's noise; else `slower` or "
+            "`faster`.", "", *programs_table(cost["programs"]), "",
             "The same by calls on descriptors that are not tracked:", "", *calls_table(cost["calls"]), "",
             f"Where a start's time goes; the library adds {duration(more)}, the limit is 1 ms ({'kept' if more < 1e6 else 'NOT kept'}):", "",
             *startup_table(cost["startup"], cost["launcher"]), ""]

@@ -1,5 +1,5 @@
-"""A subscriber that is stopped for 5 s while 200,000 messages are published at QoS 1, then goes on: its output is what it is natively, and neither it nor
-the broker needs more memory for it than natively, but for buffers that do not grow with what waits."""
+"""A subscriber that is stopped for 5 s while 200,000 messages are published at QoS 1, then goes on: its output is what it is natively, and neither it
+nor the broker needs more memory for it than natively, but for buffers that do not grow with what waits."""
 
 import os
 import pathlib
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(harness.NATIVE or harness.POLICY == "off", reaso
 PUBLISHERS, EACH = 4, 50000  # one after the other: mosquitto_pub -l loses the rest of what is more than 65,535 lines, its packet identifiers
 STOPPED_S = 5
 
-# What the library may need beside (limits.h, pool.h). Of a connection: plaintext that is owed, bytes for the wire that the kernel has not taken, each in a
-# buffer of OE_POOL_BYTES; the front of a record. Of a process: the buffers that it keeps (KEPT); the library, libsodium, libinih, status files.
+# What the library may need beside (limits.h, pool.h). Of a connection: plaintext that is owed, bytes for the wire that the kernel has not taken, each
+# in a buffer of OE_POOL_BYTES; the front of a record. Of a process: the buffers that it keeps (KEPT); the library, libsodium, libinih, status files.
 POOL, RECORD, KEPT, PROGRAM = 132 << 10, 2 * (16 << 10), 8, 1536 << 10
 CONNECTIONS = 2 + 1  # of the broker: subscriber, publisher, and the one before it, which is reaped by the next accept
 SUBSCRIBER_MORE = 2 * POOL + RECORD + KEPT * POOL + PROGRAM

@@ -1,4 +1,5 @@
-"""What a connection that does nothing costs a broker: stock mosquitto, 1,000 of them, natively and under the library, at first and at later contacts."""
+"""What a connection that does nothing costs a broker: stock mosquitto, 1,000 of them, natively and under the library, at first and at later
+contacts."""
 
 import pathlib
 import resource
