@@ -111,8 +111,8 @@ check: deps ## all tests
 	@$(MAKE) --no-print-directory unit preload fault interop
 	@cd $(B)/counts && cat preload fault interop
 
-check-all: check ## all tests, those too that take long or need Node.js, Java, RabbitMQ
-	@$(MAKE) --no-print-directory interop-all fault-all
+check-all: check ## all tests, those too that take long or need Node.js, Java, RabbitMQ, other architectures (about an hour)
+	@$(MAKE) --no-print-directory interop-all fault-all cross-check
 	@cd $(B)/counts && cat preload fault-all interop interop-all
 
 # ---- tests -------------------------------------------------------------------------------------------------------------------------------

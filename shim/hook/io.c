@@ -175,6 +175,8 @@ int oe_io_flush(struct oe_sock *s, int fd, int flags)
         if (r == -EAGAIN)
             return 0;
         if (r < 0) {
+            if (s->conn.phase == OE_PHASE_RECORDS && (r == -ENOBUFS || r == -ENOMEM))
+                atomic_store(&s->broken, 1); /* it passes, but the peer cannot open what would come behind the gap */
             oe_pool_put(&s->pending);
             return (int)r;
         }
