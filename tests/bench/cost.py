@@ -241,9 +241,9 @@ def section(cost):
     return ["### The cost of being there", "",
             "Programs that do no MQTT. Each round runs every variant once, in an order that rotates; differences are taken within a round, medians "
             f"over the rounds ({min(rounds)} to {max(rounds)}), in percent of native. \"native again\" is the control. Noise: half the distance of "
-            "the quartiles of native less native, what one run by itself may be off by. Difference: `none`: the 95 % interval of the "
-            "library's median difference includes 0; `below the noise`: it does not, but the median is smaller than one run's noise; else `slower` or "
-            "`faster`.", "", *programs_table(cost["programs"]), "",
+            "the quartiles of native less native, what one run may be off by. Difference: `none`: the 95 % interval of the "
+            "library's median difference includes 0; `below the noise`: it does not, but the median is smaller than one run's noise; else "
+            "`slower` or `faster`.", "", *programs_table(cost["programs"]), "",
             "The same by calls on descriptors that are not tracked:", "", *calls_table(cost["calls"]), "",
             f"Where a start's time goes; the library adds {duration(more)}, the limit is 1 ms ({'kept' if more < 1e6 else 'NOT kept'}):", "",
             *startup_table(cost["startup"], cost["launcher"]), ""]

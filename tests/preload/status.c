@@ -54,6 +54,16 @@ static void do_client(void)
     get_exactly(last, connack_packet, sizeof(connack_packet));
 }
 
+/* The same, to a broker that nobody remembers. */
+static void do_stranger(void)
+{
+    char path[4096];
+    const char *state = getenv("OE_MQTT_STATE");
+    snprintf(path, sizeof(path), "%s/known_peers", state != NULL ? state : "");
+    MUST(unlink(path) == 0 || errno == ENOENT || errno == ENOTDIR);
+    do_client();
+}
+
 static void do_echo(void)
 {
     uint8_t p[9000];
@@ -210,6 +220,24 @@ static void do_threads(void)
         MUST(pthread_join(t[i], NULL) == 0);
 }
 
+static void *blocked(void *arg)
+{
+    char c;
+    (void)arg;
+    MUST(read(last, &c, 1) == 1); /* nothing comes */
+    return NULL;
+}
+
+/* A thread that is cancelled in a read. */
+static void do_cancel(void)
+{
+    pthread_t t;
+    void *result;
+    MUST(pthread_create(&t, NULL, blocked, NULL) == 0);
+    usleep(50000);
+    MUST(pthread_cancel(t) == 0 && pthread_join(t, &result) == 0 && result == PTHREAD_CANCELED);
+}
+
 static void do_refused(void)
 {
     last = tcp_connect(port);
@@ -250,7 +278,8 @@ static const struct {
     {"listen", do_listen},     {"accept", do_accept},       {"drop", do_drop},     {"limit", do_limit},
     {"fds", do_fds},           {"close", do_close},         {"dup", do_dup},       {"close_dup", do_close_dup},
     {"dup2", do_dup2},         {"threads", do_threads},     {"umask", do_umask},   {"no_umask", do_no_umask},
-    {"die", do_die}, {"client", do_client},           {"refused", do_refused}, {"try", do_try},
+    {"die", do_die},           {"client", do_client},       {"refused", do_refused}, {"try", do_try},
+    {"cancel", do_cancel},     {"stranger", do_stranger},
 };
 
 int main(int argc, char **argv)
