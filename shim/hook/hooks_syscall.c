@@ -154,6 +154,9 @@ static int moves(const struct call *c, long *r)
         *r = recvmsg(fd, pointer(a[1]), (int)a[2]);
         break;
     case SYS_recvmmsg:
+#ifdef SYS_recvmmsg_time64
+    case SYS_recvmmsg_time64:
+#endif
         if (!tracked(fd))
             return 0;
         *r = recvmmsg(fd, pointer(a[1]), (unsigned)a[2], (int)a[3], pointer(a[4]));
@@ -258,6 +261,9 @@ static int begins(const struct call *c, long *r)
             oe_track_rights(pointer(a[1]));
         break;
     case SYS_recvmmsg:
+#ifdef SYS_recvmmsg_time64
+    case SYS_recvmmsg_time64:
+#endif
         *r = forward(c);
         rights_of_all(c, *r);
         break;

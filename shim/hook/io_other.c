@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "fdtab.h"
+#include "pool.h"
 #include "sys.h"
 #include "tag.h"
 #include "track.h"
@@ -93,9 +94,28 @@ void oe_io_keep_error(struct oe_sock *s, int error)
     oe_io_unlock(s, &held);
 }
 
+/* rx held, something is owed: opens what has come behind it, as far as one look at the kernel's queue shows. */
+static void look_ahead(struct oe_sock *s, int fd, struct oe_report *report)
+{
+    struct oe_buf scratch = {0};
+    struct oe_sink forward = {.rest = &s->owed};
+    struct oe_flow flow = {.forward = &forward, .answer = &s->pending};
+
+    if (s->conn.phase != OE_PHASE_RECORDS || s->raw >= OE_READ_BYTES || oe_pool_get(&scratch) != OE_OK)
+        return;
+    long r = oe_sys_recv(fd, scratch.p, OE_READ_BYTES, MSG_PEEK | MSG_DONTWAIT);
+    if (r > (long)s->raw) {
+        struct oe_span behind = {scratch.p + s->raw, (size_t)r - s->raw};
+        (void)oe_io_settle(s, OE_FROM_PEER, oe_conn_push(&s->conn, OE_FROM_PEER, behind, 0, &flow), report);
+        s->raw = (size_t)r;
+    }
+    oe_pool_put(&scratch);
+}
+
 /* A look is a read of one byte that leaves it there: if anything can be read it is in s->owed then. */
 ssize_t oe_io_count(struct oe_sock *s, int fd)
 {
+    struct oe_report report = {0};
     struct oe_held held;
     uint8_t byte;
     struct iovec one = {.iov_base = &byte, .iov_len = 1};
@@ -107,7 +127,9 @@ ssize_t oe_io_count(struct oe_sock *s, int fd)
         oe_io_keep_error(s, (int)-r);
     if (r <= 0 || oe_io_lock(s, OE_FROM_PEER, &held) != 0)
         return 0;
+    look_ahead(s, fd, &report);
     r = (ssize_t)oe_buf_n(&s->owed);
     oe_io_unlock(s, &held);
+    oe_report_emit(&report);
     return r;
 }

@@ -97,7 +97,7 @@ static enum outcome push(struct reading *rd, struct oe_span raw, uint8_t *p, siz
     oe_vec_advance(&rd->to, forward.n);
     rd->total += forward.n;
     int e = oe_io_settle(s, OE_FROM_PEER, st, &rd->report);
-    if (!records)
+    if (!records && !oe_conn_transparent(&s->conn))
         oe_tag_use(s, rd->fd);
     if (!records && oe_buf_n(&s->pending) != 0)
         (void)oe_io_flush(s, rd->fd, MSG_NOSIGNAL); /* the application's next write meets the error again */
@@ -238,6 +238,8 @@ static ssize_t verdict(struct reading *rd, ssize_t *result)
             *result = OE_IO_PASS;
         return 0;
     }
+    if (s->conn.phase == OE_PHASE_PLAIN && (rd->total != 0 || s->raw != 0 || oe_buf_n(&s->owed) != 0))
+        oe_tag_use(s, rd->fd); /* some of it is here */
     if (done || oe_vec_front(&rd->to, &p) == 0)
         return 0;
     if (s->rx_error != 0) {

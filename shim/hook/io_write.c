@@ -132,7 +132,7 @@ static enum outcome push(struct writing *wr)
     enum oe_status st = oe_conn_push(&s->conn, OE_FROM_APP, batch, records ? 0 : oe_clock_monotonic_ms(), &flow);
     oe_pool_put(&scratch);
     int e = oe_io_settle(s, OE_FROM_APP, st, &wr->report);
-    if (!records)
+    if (!records && !oe_conn_transparent(&s->conn))
         oe_tag_use(s, wr->fd);
     if (e != 0)
         return failed(wr, -e);
@@ -145,6 +145,8 @@ static enum outcome push(struct writing *wr)
     oe_io_refuse(s, wr->fd);
     if (oe_io_empty(s))
         oe_io_release(s, wr->fd);
+    else if (!records)
+        oe_tag_use(s, wr->fd);
     if (oe_conn_prefaced(&s->conn) && !oe_io_waits_here(s))
         return WAIT; /* what the application writes next, and the end it may then make, must find the handshake done */
     return flow.taken != 0 || batch.n == 0 ? TAKEN : handshake_open(wr);

@@ -427,7 +427,14 @@ static int raw_getaddrinfo(const char *node, const char *service, const struct a
 
 #if __SIZEOF_LONG__ == 4
 #define raw_recvmsg_time64 raw_recvmsg
+#ifdef SYS_recvmmsg_time64
+static int raw_recvmmsg_time64(int fd, struct mmsghdr *m, unsigned n, int flags, struct timespec *timeout)
+{
+    return (int)to_libc(OE_SYS6(SYS_recvmmsg_time64, fd, m, n, flags, timeout, 0));
+}
+#else
 #define raw_recvmmsg_time64 raw_recvmmsg
+#endif
 #define raw_sendmsg_time64 raw_sendmsg
 #define raw_sendmmsg_time64 raw_sendmmsg
 #define raw_fcntl_time64 raw_fcntl

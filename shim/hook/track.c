@@ -125,15 +125,14 @@ static int used(enum oe_tag tag)
     return tag == OE_TAG_USED_INITIATOR || tag == OE_TAG_USED_RESPONDER;
 }
 
-/* was: the tag that the socket came with. */
+/* was: the tag that the socket came with. The process is not a stranger. */
 static int track(int fd, enum oe_role role, const struct sockaddr *sa, socklen_t sa_n, enum oe_tag was)
 {
     struct oe_address peer;
     uint64_t cookie;
     int found;
 
-    if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_life_foreign() || oe_names_address(sa, sa_n, &peer) != 0 ||
-        !oe_track_is_tcp(fd))
+    if (!atomic_load_explicit(&oe_life.ready, memory_order_acquire) || oe_names_address(sa, sa_n, &peer) != 0 || !oe_track_is_tcp(fd))
         return 0;
     if (oe_track_id(fd, &cookie) != 0)
         return untracked(fd, role, &peer, OE_LOG_ERROR, "the socket has neither cookie nor inode");
@@ -171,11 +170,14 @@ static int same_address(const struct oe_address *a, const struct oe_address *b)
 int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int began)
 {
     int saved = errno;
-    int cancel = oe_life_no_cancel();
-    struct oe_sock *s = oe_fdtab_get(fd);
+    struct oe_sock *s;
     uint64_t cookie = 0;
     int result = 0;
 
+    if (oe_life_foreign())
+        return 0;
+    int cancel = oe_life_no_cancel();
+    s = oe_fdtab_get(fd);
     if (s != NULL) {
         /* A connect that is under way is asked for again; or the last one failed and this one goes elsewhere; or the slot is stale. */
         struct oe_address to;
@@ -185,7 +187,7 @@ int oe_track_connect(int fd, const struct sockaddr *peer, socklen_t peer_n, int 
             goto out;
         oe_fdtab_unlist(s);
         purge(fd);
-    } else if (!oe_life_foreign() && !oe_fdtab_has_stdio(fd)) {
+    } else if (!oe_fdtab_has_stdio(fd)) {
         oe_fdtab_unmark(fd);
     }
     result = track(fd, OE_INITIATOR, peer, peer_n, OE_TAG_NONE);

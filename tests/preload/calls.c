@@ -207,7 +207,9 @@ static void count(void)
     MUST(wait_for(there, POLLIN, 0) == 1); /* counting took nothing out of the kernel's queue */
     get_exactly(there, data + 40, 60);
     MUST(ioctl(there, FIONREAD, &n) == 0 && n == 0 && wait_for(there, POLLIN, 0) == 0);
-    put(fd, data, sizeof(data));
+    put(fd, data, 100);
+    MUST(wait_for(there, POLLIN, STALL_MS) == 1 && ioctl(there, FIONREAD, &n) == 0 && n == 100);
+    put(fd, data + 100, sizeof(data) - 100); /* behind what has been opened */
     nap_ms(30);
     MUST(ioctl(there, FIONREAD, &n) == 0 && n == (int)sizeof(data));
     get_exactly(there, data, sizeof(data));
