@@ -143,7 +143,7 @@ ssize_t oe_io_stale(struct oe_sock *s, int fd, ssize_t result)
 /* What stayed would be taken for the peer's next bytes. With bytes in the queue the kernel hardly fails, but at an urgent mark a signal may do it. */
 #define DISCARD_TRIES 4
 
-void oe_io_discard(int fd, size_t n)
+size_t oe_io_discard(int fd, size_t n)
 {
     int tries = DISCARD_TRIES;
 
@@ -155,6 +155,7 @@ void oe_io_discard(int fd, size_t n)
             break;
         n -= (size_t)r < n ? (size_t)r : n;
     }
+    return n;
 }
 
 long oe_io_sleep(int fd, int ms)
@@ -250,8 +251,8 @@ void oe_io_closing(struct oe_sock *s, int fd)
         return;
     enum oe_phase phase = s->conn.phase;
     if (oe_buf_n(&s->owed) == 0 && s->raw != 0)
-        oe_io_discard(fd, s->raw);
+        (void)oe_io_discard(fd, s->raw);
     else if (phase == OE_PHASE_I_LATE || phase == OE_PHASE_R_ANSWER || phase == OE_PHASE_R_MESSAGE3 || phase == OE_PHASE_REFUSED)
-        oe_io_discard(fd, OE_READ_BYTES);
+        (void)oe_io_discard(fd, OE_READ_BYTES);
     oe_io_unlock(s, &held);
 }

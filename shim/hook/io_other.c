@@ -28,7 +28,8 @@ int oe_io_is_stale(struct oe_sock *s, int fd)
     uint64_t id = 0;
     int e = oe_track_id(fd, &id);
 
-    if (e == 0 ? id == s->cookie : e != -EBADF && e != -ENOTSOCK) /* who may not ask (a sandbox, by now) has learned nothing */
+    /* who may not ask (a sandbox, by now), or gets the other kind of answer, has learned nothing */
+    if (e == 0 ? id == s->cookie || ((id ^ s->cookie) & OE_TRACK_BY_INODE) != 0 : e != -EBADF && e != -ENOTSOCK)
         return 0;
     oe_fdtab_drop(fd, s);
     return 1;

@@ -54,8 +54,8 @@ int oe_io_empty(const struct oe_sock *s);
 /* Both held, the connection is plain: fd is the application's alone again. */
 void oe_io_release(struct oe_sock *s, int fd);
 
-/* What is kept in the kernel's queue although it has been seen is taken out: n bytes. */
-void oe_io_discard(int fd, size_t n);
+/* What is kept in the kernel's queue although it has been seen is taken out: n bytes. Returns how many could not be. */
+size_t oe_io_discard(int fd, size_t n);
 
 /* Puts into s->owed, which gets a buffer of the pool if it has none. */
 enum oe_status oe_io_owe(struct oe_sock *s);

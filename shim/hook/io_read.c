@@ -72,8 +72,9 @@ static void hand_over(struct reading *rd)
     if (s->owed.p != NULL)
         oe_pool_put(&s->owed);
     if (s->raw != 0 && !oe_conn_waiting(&s->conn, &deadline)) {
-        oe_io_discard(rd->fd, s->raw);
-        s->raw = 0;
+        s->raw = oe_io_discard(rd->fd, s->raw);
+        if (s->raw != 0)
+            atomic_store(&s->broken, 1); /* they would come once more */
     }
 }
 

@@ -98,8 +98,7 @@ static int push_new(struct oe_sock *s, int fd, struct oe_buf *scratch, struct oe
 {
     if (s->raw > SEEN_BYTES_MAX) {
         grow_window(fd);
-        oe_io_discard(fd, s->raw - 1);
-        s->raw = 1;
+        s->raw = 1 + oe_io_discard(fd, s->raw - 1);
     }
     long r = oe_sys_recv(fd, scratch->p, OE_READ_BYTES, MSG_PEEK | MSG_DONTWAIT);
     *gone = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);

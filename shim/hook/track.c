@@ -36,7 +36,7 @@ int oe_track_id(int fd, uint64_t *id)
         return (int)r;
     r = fstat(fd, &st) != 0 ? -errno : S_ISSOCK(st.st_mode) ? 0 : -ENOTSOCK;
     errno = saved;
-    *id = r == 0 ? (uint64_t)st.st_ino | UINT64_C(1) << 63 : 0;
+    *id = r == 0 ? (uint64_t)st.st_ino | OE_TRACK_BY_INODE : 0;
     return (int)r;
 }
 

@@ -15,6 +15,7 @@ int oe_track_is_tcp(int fd);
 
 /* What names fd's socket in the kernel: SO_COOKIE, or where there is none (before Linux 4.12, in qemu) the inode. 0, or -errno; errno is kept. */
 int oe_track_id(int fd, uint64_t *id);
+#define OE_TRACK_BY_INODE (UINT64_C(1) << 63) /* set in the latter, never in the former */
 
 /* fd is going to be connected. */
 void oe_track_before_connect(int fd);
