@@ -169,6 +169,8 @@ build/interop/Work.class: tests/interop-all/Work.java
 unit: $(filter-out $(UNIT_SKIP:%=$(B)/unit/%),$(unit_bin) $(fault_bin)) ## unit tests (Check)
 	@set -e; for t in $^; do $(RUN) $$t; done
 
+test-programs: $(unit_bin) $(fault_bin) $(preload_bin)
+
 preload: all $(preload_bin) ## the library under real and under nasty programs
 	$(Q)$(pytest) tests/preload
 
@@ -222,12 +224,11 @@ $(B)/cross/%: tests/cross/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(std) $(warn) $(wide) $(CFLAGS) $(OE_CFLAGS) $(LDFLAGS) -o $@ $<
 cross_bin := $(patsubst tests/cross/%.c,$(B)/cross/%,$(wildcard tests/cross/*.c))
-cross-programs: $(preload_bin) $(cross_bin)
+cross-programs: $(cross_bin)
 
 # qemu makes up when a guest began, by which test_stats and every reader tell a process from one that had its number before
 cross-%: build/cross/%.made
-	+@$(cross_make) OE_CFLAGS=-Werror all
-	+@$(cross_make) cross-programs
+	+@$(cross_make) OE_CFLAGS=-Werror all test-programs cross-programs
 	+@$(cross_make) unit UNIT_SKIP=test_stats RUN='env OE_TEST_THIN=40 CK_TIMEOUT_MULTIPLIER=20 $(cross_qemu)'
 
 cross-check: deps-cross ## arm64 and armhf under qemu-user: build, unit tests, their own stock programs with ours (CROSS=ARCH: only that one)
@@ -313,5 +314,5 @@ clean: ## remove everything that was built
 .PRECIOUS: $(O)/%.o build/obj/%.o build/cross/%.made
 .DELETE_ON_ERROR:
 .PHONY: all help clean deps deps-ci deps-bench deps-all deps-cross demo check check-all unit preload fault fault-all interop interop-all asan tsan valgrind
-.PHONY: cross-programs cross-check fuzz coverage bench lint format format-check tidy install uninstall dist
+.PHONY: test-programs cross-programs cross-check fuzz coverage bench lint format format-check tidy install uninstall dist
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -847,7 +847,7 @@ def test_client_meets_a_stranger(answers, close):
     def scenario(w):
         i = Impostor(answers, close)
         w.defer(i.close)
-        p = w.start([h.program("mosquitto_pub"), "-p", i.port, "-t", "t", "-m", "for nobody"])
+        p = w.start([h.program("mosquitto_pub"), "-h", "127.0.0.1", "-p", i.port, "-t", "t", "-m", "for nobody"])
         try:
             p.popen.wait(3)
         except subprocess.TimeoutExpired:

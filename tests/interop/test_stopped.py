@@ -42,7 +42,7 @@ def run(library):
     with harness.World(library) as w:
         broker = w.broker()
         w.introduce(broker.port, "sub", "pub")
-        sub = w.start([harness.program("mosquitto_sub"), "-p", broker.port, "-i", "stopped", "-q", 1, "-t", "stopped/#"], state=w.state("sub"))
+        sub = w.start([harness.program("mosquitto_sub"), "-h", "127.0.0.1", "-p", broker.port, "-i", "stopped", "-q", 1, "-t", "stopped/#"], state=w.state("sub"))
         broker.wait_subscribed("stopped")
         sub.signal(signal.SIGSTOP)
         stopped = time.monotonic()

@@ -596,7 +596,8 @@ static void reader_waits(void)
 static void send_fd(int over, int fd)
 {
     char control[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec v = {"f", 1};
+    char byte = 'f';
+    struct iovec v = {&byte, 1};
     struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
     *c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};

@@ -91,6 +91,16 @@ class Place:
         self.close()
 
 
+def wait_line(p, text, timeout=40):
+    """Until its stderr has a line with this text."""
+    stuck = threading.Timer(timeout, p.kill)
+    stuck.start()
+    try:
+        assert any(text in line for line in p.stderr), f"{text!r} never came from {p.args}"
+    finally:
+        stuck.cancel()
+
+
 def log_of(p):
     try:
         return p.log.read_text()

@@ -396,12 +396,14 @@ static void cancel_waiting(void)
 }
 
 static int shared_fd;
+static _Atomic int async_fd;
 
 static void *async_worker(void *arg)
 {
+    (void)arg;
     int type, fd = mqtt_connect(port);
     uint8_t c[64] = {0x30, 4, 0, 0, 1, 2};
-    *(int *)arg = fd;
+    async_fd = fd;
     pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
     for (;;) {
         (void)!send(fd, c, 6, MSG_DONTWAIT);
@@ -419,19 +421,19 @@ static void cancel_async(void)
     limit_s(40);
     shared_fd = mqtt_connect(port);
     for (int i = 0; i < 150; i++) {
-        _Atomic int fd = -1;
+        async_fd = -1;
         pthread_t t;
         uint8_t c[100];
-        MUST(pthread_create(&t, NULL, async_worker, (void *)&fd) == 0);
-        while (fd < 0)
+        MUST(pthread_create(&t, NULL, async_worker, NULL) == 0);
+        while (async_fd < 0)
             nap_ms(1);
         nap_ms(i % 4);
         pthread_cancel(t);
         pthread_join(t, NULL);
         (void)!send(shared_fd, c, 0, MSG_DONTWAIT);
         (void)!recv(shared_fd, c, sizeof(c), MSG_DONTWAIT);
-        (void)!recv(fd, c, sizeof(c), MSG_DONTWAIT);
-        close(fd);
+        (void)!recv(async_fd, c, sizeof(c), MSG_DONTWAIT);
+        close(async_fd);
         if (i % 10 == 0)
             one_more();
     }

@@ -138,17 +138,13 @@ def test_mosquitto_with_an_allocator(place, name, order):
     conf = place.dir / "mosquitto.conf"
     conf.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest stderr\nlog_type all\n" + ("user root\n" if os.geteuid() == 0 else ""))
     broker = place.start(["/usr/sbin/mosquitto", "-c", conf], True, env=env)
-    for line in broker.stderr:
-        if "running" in line:
-            break
-    sub = place.start(["/usr/bin/mosquitto_sub", "-p", port, "-t", "#", "-C", 2, "-q", 1, "-W", 20], True, env=env)
-    for line in broker.stderr:
-        if "Sending SUBACK" in line:
-            break
+    pre.wait_line(broker, "running")
+    sub = place.start(["/usr/bin/mosquitto_sub", "-h", "127.0.0.1", "-p", port, "-t", "#", "-C", 2, "-q", 1, "-W", 20], True, env=env)
+    pre.wait_line(broker, "Sending SUBACK")
     threading.Thread(target=broker.stderr.read, daemon=True).start()  # or its pipe fills
     (place.dir / "payload").write_bytes(b"x" * 300000)
     for options in (["-m", "hello"], ["-f", place.dir / "payload"]):
-        p = place.start(["/usr/bin/mosquitto_pub", "-p", port, "-t", "a", "-q", 1, *options], True, env=env)
+        p = place.start(["/usr/bin/mosquitto_pub", "-h", "127.0.0.1", "-p", port, "-t", "a", "-q", 1, *options], True, env=env)
         assert pre.finish(p)[0] == 0
         assert pre.encrypted(p) == 1, pre.log_of(p)
     status, out, _ = pre.finish(sub)

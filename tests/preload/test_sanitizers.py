@@ -146,21 +146,17 @@ def test_asan_mosquitto():
         conf = place.dir / "mosquitto.conf"
         conf.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nlog_dest stderr\n")
         broker = asan(place, ["/usr/sbin/mosquitto", "-c", conf], "broker")
-        for line in broker.stderr:
-            if "running" in line:
-                break
-        sub = asan(place, ["/usr/bin/mosquitto_sub", "-p", port, "-t", "#", "-C", 42, "-q", 1, "-W", 30], "sub")
-        for line in broker.stderr:  # it says so before SUBSCRIBE
-            if "New client connected" in line:
-                break
+        pre.wait_line(broker, "running")
+        sub = asan(place, ["/usr/bin/mosquitto_sub", "-h", "127.0.0.1", "-p", port, "-t", "#", "-C", 42, "-q", 1, "-W", 30], "sub")
+        pre.wait_line(broker, "New client connected")  # it says so before SUBSCRIBE
         time.sleep(1)
         payload = place.dir / "payload"
         payload.write_bytes(b"x" * 300000)
         clients = []
         for options in (["-m", "hello"], ["-q", 1, "-f", payload]):
-            clients.append(asan(place, ["/usr/bin/mosquitto_pub", "-p", port, "-t", "topic/of/asan", *options], "pub"))
+            clients.append(asan(place, ["/usr/bin/mosquitto_pub", "-h", "127.0.0.1", "-p", port, "-t", "topic/of/asan", *options], "pub"))
             clean(clients[-1])
-        lines = asan(place, ["/usr/bin/mosquitto_pub", "-p", port, "-t", "lines", "-q", 1, "-l"], "pub")
+        lines = asan(place, ["/usr/bin/mosquitto_pub", "-h", "127.0.0.1", "-p", port, "-t", "lines", "-q", 1, "-l"], "pub")
         lines.stdin.write("line\n" * 40)
         clean(lines)
         out = clean(sub)

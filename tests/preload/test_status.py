@@ -586,7 +586,7 @@ def test_another_users_claim(place):
 
 def connected(broker):
     """$SYS/broker/clients/connected without the client that asks."""
-    out = subprocess.run([harness.program("mosquitto_sub"), "-p", str(broker.port), "-t", "$SYS/broker/clients/connected", "-C", "1", "-W", "5"],
+    out = subprocess.run([harness.program("mosquitto_sub"), "-h", "127.0.0.1", "-p", str(broker.port), "-t", "$SYS/broker/clients/connected", "-C", "1", "-W", "5"],
                          capture_output=True, text=True, env={"PATH": harness.PATH}).stdout
     return int(out or -1)
 

@@ -266,7 +266,8 @@ START_TEST(sizes)
     h->slots_n = UINT32_MAX;
     h->used = UINT32_MAX;
     skipped_for("its sizes do not fit together");
-    h->slots_n = h->used = 4;
+    h->slots_n = 4;
+    h->used = 4;
     h->slot_bytes--;
     skipped_for("its sizes do not fit together");
     h->slot_bytes = 0;
