@@ -624,14 +624,7 @@ def test_ipv6(world, version):
     assert trust.known(scene.state)[0].key == STRANGER and len(trust.known(scene.state)) == 1
 
 
-def localhost():
-    try:
-        return "127.0.0.1" in [x[4][0] for x in socket.getaddrinfo("localhost", 1, socket.AF_INET, socket.SOCK_STREAM)]
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not localhost(), reason="localhost is no name here")
+@pytest.mark.skipif(h.no_localhost(), reason="localhost is no name here")
 @each_version
 def test_host_name(scene, version):
     """ENDPOINT is the name that was looked up, in lower case; the address of the same broker is another endpoint."""
@@ -649,7 +642,7 @@ def test_host_name(scene, version):
 def test_pin_for_a_name_counts_for_the_name_alone(scene):
     trust.write_known(scene.state, (f"localhost:{scene.relay.port}", STRANGER))
     scene.contact("pub").passed("unauthenticated")
-    assert not localhost() or scene.contact("pub", host="localhost").refused()
+    assert h.no_localhost() or scene.contact("pub", host="localhost").refused()
 
 
 def other_name():
@@ -672,7 +665,7 @@ with socket.create_connection(address) as s:
 """
 
 
-@pytest.mark.skipif(not localhost() or not other_name(), reason="127.0.0.1 has not two names here")
+@pytest.mark.skipif(h.no_localhost() or not other_name(), reason="127.0.0.1 has not two names here")
 @pytest.mark.parametrize("order", [["localhost", "other"], ["other", "localhost"], ["localhost", "other", "other"]], ids="-".join)
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
 def test_an_address_with_two_names(scene, order, right):

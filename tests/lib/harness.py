@@ -46,6 +46,14 @@ def program(name, machine=None):
     return path
 
 
+def no_localhost():
+    """Is localhost no name here? A bare chroot has no /etc/hosts."""
+    try:
+        return "127.0.0.1" not in [x[4][0] for x in socket.getaddrinfo("localhost", 1, socket.AF_INET, socket.SOCK_STREAM)]
+    except OSError:
+        return True
+
+
 def unusable():
     """Why programs cannot be run under the library here, or None."""
     if NATIVE:
