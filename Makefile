@@ -113,7 +113,7 @@ check: deps ## all tests
 
 check-all: check ## all tests, those too that take long or need Node.js, Java, RabbitMQ, other architectures (about an hour)
 	@$(MAKE) --no-print-directory interop-all fault-all cross-check
-	@cd $(B)/counts && cat preload fault-all interop interop-all
+	@cd $(B)/counts && cat preload fault-all interop interop-all cross-check
 
 # ---- tests -------------------------------------------------------------------------------------------------------------------------------
 # pytest: two workers, no cache files, a private temporary folder that is removed; counts what it met, and writes it down as $(B)/counts/TARGET

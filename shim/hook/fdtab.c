@@ -1,10 +1,10 @@
 #include "fdtab.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "guard.h"
+#include "lock.h"
 #include "pool.h"
 #include "show.h"
 #include "sys.h"
@@ -19,26 +19,6 @@ static _Atomic(struct oe_sock *) dead; /* sockets without references, not yet cl
 static void *map(size_t n)
 {
     return oe_sys_mmap(n, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-}
-
-/* Signals wait while the table is locked: a handler that forks (a POSIX call for handlers) takes the lock, too. Those that a fault of the program's
- * makes at once cannot wait. */
-static uint64_t lock_table(void)
-{
-    uint64_t before = 0, all = ~UINT64_C(0);
-    static const int at_once[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
-
-    for (size_t i = 0; i < sizeof(at_once) / sizeof(at_once[0]); i++)
-        all &= ~(UINT64_C(1) << (at_once[i] - 1));
-    OE_SYS6(SYS_rt_sigprocmask, SIG_BLOCK, &all, &before, sizeof(all), 0, 0);
-    pthread_mutex_lock(&table_lock);
-    return before;
-}
-
-static void unlock_table(uint64_t before)
-{
-    pthread_mutex_unlock(&table_lock);
-    OE_SYS6(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before), 0, 0);
 }
 
 /* ---- references ----------------------------------------------------------------------------------------------------------------------- */
@@ -165,14 +145,14 @@ struct oe_sock *oe_fdtab_add(uint64_t cookie, int *found)
 
     *found = 0;
     oe_pool_fill();
-    uint64_t signals = lock_table();
+    uint64_t signals = oe_lock(&table_lock);
     reap();
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
     if (s != NULL && ref_live(s))
         *found = 1;
     else
         s = s == NULL ? create(cookie) : NULL;
-    unlock_table(signals);
+    oe_unlock(&table_lock, signals);
     return s;
 }
 
@@ -180,11 +160,11 @@ struct oe_sock *oe_fdtab_find(uint64_t cookie)
 {
     struct oe_sock *s;
 
-    uint64_t signals = lock_table();
+    uint64_t signals = oe_lock(&table_lock);
     HASH_FIND(hh, table, &cookie, sizeof(cookie), s);
     if (s != NULL && !ref_live(s))
         s = NULL;
-    unlock_table(signals);
+    oe_unlock(&table_lock, signals);
     return s;
 }
 
@@ -251,11 +231,11 @@ void oe_fdtab_drop(int fd, struct oe_sock *s)
 
 void oe_fdtab_unlist(struct oe_sock *s)
 {
-    uint64_t signals = lock_table();
+    uint64_t signals = oe_lock(&table_lock);
     if (!s->unlisted)
         HASH_DEL(table, s);
     s->unlisted = 1;
-    unlock_table(signals);
+    oe_unlock(&table_lock, signals);
 }
 
 void oe_fdtab_rebind(struct oe_sock *old, int fd)

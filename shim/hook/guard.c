@@ -6,6 +6,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
+#include "lock.h"
 #include "sys.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -73,14 +74,14 @@ void *oe_guard_get(size_t n)
 
     if (n > OE_GUARD_BLOCK_BYTES)
         return NULL;
-    pthread_mutex_lock(&blocks_lock);
+    uint64_t signals = oe_lock(&blocks_lock);
     if (blocks == NULL)
         grow();
     if (blocks != NULL) {
         b = blocks;
         blocks = b->next;
     }
-    pthread_mutex_unlock(&blocks_lock);
+    oe_unlock(&blocks_lock, signals);
     if (b != NULL)
         memset(b, 0, n);
     return b;
@@ -90,10 +91,10 @@ void oe_guard_put(void *p)
 {
     struct block *b = p;
 
-    pthread_mutex_lock(&blocks_lock);
+    uint64_t signals = oe_lock(&blocks_lock);
     b->next = blocks;
     blocks = b;
-    pthread_mutex_unlock(&blocks_lock);
+    oe_unlock(&blocks_lock, signals);
 }
 
 void oe_guard_fork_prepare(void)

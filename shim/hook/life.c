@@ -6,6 +6,7 @@
 #include "../os/keyfile.h"
 #include "fdtab.h"
 #include "guard.h"
+#include "lock.h"
 #include "names.h"
 #include "real.h"
 #include "show.h"
@@ -20,13 +21,16 @@ static pthread_mutex_t crypto_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- fork ----------------------------------------------------------------------------------------------------------------------------- */
 
+static uint64_t fork_signals; /* under crypto_lock */
+
 static void fork_prepare(void)
 {
-    pthread_mutex_lock(&crypto_lock);
+    uint64_t signals = oe_lock(&crypto_lock);
     oe_trust_fork_prepare();
     oe_names_fork_prepare();
     oe_fdtab_fork_prepare();
     oe_guard_fork_prepare();
+    fork_signals = signals;
 }
 
 static void fork_parent(void)
@@ -35,7 +39,7 @@ static void fork_parent(void)
     oe_fdtab_fork_parent();
     oe_names_fork_done();
     oe_trust_fork_parent();
-    pthread_mutex_unlock(&crypto_lock);
+    oe_unlock(&crypto_lock, fork_signals);
 }
 
 static void fork_child(void)
@@ -46,7 +50,7 @@ static void fork_child(void)
     oe_show_fork_child();
     oe_names_fork_done();
     oe_trust_fork_child();
-    pthread_mutex_unlock(&crypto_lock);
+    oe_unlock(&crypto_lock, fork_signals);
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------------------------- */
@@ -113,10 +117,10 @@ int oe_life_crypto(void)
     if (atomic_load_explicit(&crypto_ready, memory_order_acquire))
         return 0;
     int cancel = oe_life_no_cancel();
-    pthread_mutex_lock(&crypto_lock);
+    uint64_t signals = oe_lock(&crypto_lock);
     int ready = atomic_load(&crypto_ready) || start_crypto();
     atomic_store_explicit(&crypto_ready, ready, memory_order_release);
-    pthread_mutex_unlock(&crypto_lock);
+    oe_unlock(&crypto_lock, signals);
     oe_life_cancel(cancel);
     return ready ? 0 : -1;
 }

@@ -8,6 +8,7 @@
 #include "../os/clock.h"
 #include "../os/noprobe.h"
 #include "life.h"
+#include "lock.h"
 
 #define NAMES_MAX 1024U
 #define BROKERS_MAX 1024U
@@ -131,11 +132,11 @@ void oe_names_learn(const char *name, const struct addrinfo *list)
     uint8_t ip[16];
     if (name == NULL || strlen(name) > OE_HOST_CHARS_MAX || inet_pton(AF_INET, name, ip) == 1 || inet_pton(AF_INET6, name, ip) == 1)
         return;
-    pthread_mutex_lock(&names_lock);
+    uint64_t signals = oe_lock(&names_lock);
     for (; list != NULL; list = list->ai_next)
         if (oe_names_address(list->ai_addr, list->ai_addrlen, &a) == 0)
             learn(a.ip, name);
-    pthread_mutex_unlock(&names_lock);
+    oe_unlock(&names_lock, signals);
 }
 
 unsigned oe_names_find(const struct oe_address *address, char *hosts[OE_NAMES_EACH])
@@ -143,12 +144,12 @@ unsigned oe_names_find(const struct oe_address *address, char *hosts[OE_NAMES_EA
     struct name *e;
     unsigned n = 0;
 
-    pthread_mutex_lock(&names_lock);
+    uint64_t signals = oe_lock(&names_lock);
     HASH_FIND(hh, names, address->ip, 16, e);
     for (unsigned i = 0; e != NULL && i < OE_NAMES_EACH && e->hosts[i] != NULL; i++)
         if ((hosts[n] = strdup(e->hosts[i])) != NULL)
             n++;
-    pthread_mutex_unlock(&names_lock);
+    oe_unlock(&names_lock, signals);
     return n;
 }
 
@@ -187,9 +188,9 @@ void oe_names_remember(const char *endpoint, enum oe_remember why)
 {
     int64_t now = oe_clock_wall_s();
 
-    pthread_mutex_lock(&names_lock);
+    uint64_t signals = oe_lock(&names_lock);
     remember_here(endpoint, why, now + OE_NO_PROBE_SECONDS);
-    pthread_mutex_unlock(&names_lock);
+    oe_unlock(&names_lock, signals);
     if (oe_life.env.state_dir[0] == '\0')
         return;
     int cancel = oe_life_no_cancel();
@@ -203,11 +204,11 @@ enum oe_reason oe_names_no_probe(const char *endpoint)
     enum oe_remember why = OE_REMEMBER_NOTHING;
     struct broker *b;
 
-    pthread_mutex_lock(&names_lock);
+    uint64_t signals = oe_lock(&names_lock);
     HASH_FIND_STR(brokers, endpoint, b);
     if (b != NULL && now < b->until)
         why = b->why;
-    pthread_mutex_unlock(&names_lock);
+    oe_unlock(&names_lock, signals);
     if (why == OE_REMEMBER_NOTHING && oe_life.env.state_dir[0] != '\0') {
         int cancel = oe_life_no_cancel();
         enum oe_noprobe_reason r = oe_noprobe_lookup(oe_life.env.state_dir, endpoint, now);

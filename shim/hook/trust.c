@@ -8,6 +8,7 @@
 
 #include "../os/clock.h"
 #include "life.h"
+#include "lock.h"
 #include "names.h"
 
 #define WAIT_MS 1000U /* for other processes that write known_peers */
@@ -123,7 +124,7 @@ static enum oe_status find(struct oe_sock *s, const struct oe_peers *peers, cons
 
     if (known == NULL)
         return OE_NOMEM;
-    pthread_mutex_lock(&trust_lock);
+    uint64_t signals = oe_lock(&trust_lock);
     for (unsigned i = 0; trust.n == 0 && endpoint_of(s, i, endpoint); i++) {
         trust.n = keys_of(peers, endpoint, known, &first);
         if (trust.n == 0 && (first = learned_of(endpoint)) != NULL)
@@ -139,7 +140,7 @@ static enum oe_status find(struct oe_sock *s, const struct oe_peers *peers, cons
         if (first->has_epoch)
             memcpy(trust.epoch, first->epoch, sizeof(trust.epoch));
     }
-    pthread_mutex_unlock(&trust_lock);
+    oe_unlock(&trust_lock, signals);
     if (s->trusted != NULL)
         st = oe_conn_trust(&s->conn, &trust);
     free(known);
@@ -185,13 +186,13 @@ int oe_trust_may_know(const struct oe_sock *s)
         st = OE_OK;
     }
     known = st != OE_OK || peers->bad_line != 0;
-    pthread_mutex_lock(&trust_lock);
+    uint64_t signals = oe_lock(&trust_lock);
     for (unsigned i = 0; !known && endpoint_of(s, i, endpoint); i++) {
         known = learned_of(endpoint) != NULL;
         for (size_t k = 0; k < peers->n; k++)
             known |= strcmp(peers->peers[k].endpoint, endpoint) == 0;
     }
-    pthread_mutex_unlock(&trust_lock);
+    oe_unlock(&trust_lock, signals);
     oe_peers_free(&now);
     oe_life_cancel(cancel);
     return known && downgrade_of(s) == OE_DOWNGRADE_REFUSE;
@@ -202,7 +203,7 @@ static void learn(const char *endpoint, const struct oe_public *key, const uint8
     struct learned *l, *added = NULL;
     size_t n = strlen(endpoint);
 
-    pthread_mutex_lock(&trust_lock);
+    uint64_t signals = oe_lock(&trust_lock);
     HASH_FIND(hh, learned, endpoint, n, l);
     if (l == NULL && HASH_COUNT(learned) < LEARNED_MAX && (l = calloc(1, sizeof(*l))) != NULL) {
         memcpy(l->peer.endpoint, endpoint, n + 1);
@@ -219,7 +220,7 @@ static void learn(const char *endpoint, const struct oe_public *key, const uint8
         l->peer.has_epoch = 1;
         memcpy(l->peer.epoch, epoch, sizeof(l->peer.epoch));
     }
-    pthread_mutex_unlock(&trust_lock);
+    oe_unlock(&trust_lock, signals);
 }
 
 enum oe_status oe_trust_contact(const struct oe_trusted *trusted, const struct oe_public *key, const uint8_t *epoch)
@@ -366,10 +367,10 @@ static void current_epoch(uint8_t out[OE_EPOCH_BYTES])
     memset(out, 0, OE_EPOCH_BYTES);
     if (oe_life_foreign())
         return;
-    pthread_mutex_lock(&fresh_lock);
+    uint64_t signals = oe_lock(&fresh_lock);
     end_epoch_if_due();
     memcpy(out, fresh.epoch, OE_EPOCH_BYTES);
-    pthread_mutex_unlock(&fresh_lock);
+    oe_unlock(&fresh_lock, signals);
 }
 
 /* Under fresh_lock: counts the key as seen. 0: it was, or there is no memory to tell. */
@@ -396,11 +397,11 @@ static int is_fresh(const uint8_t epoch[OE_EPOCH_BYTES], const struct oe_public 
 
     if (oe_life_foreign())
         return 0;
-    pthread_mutex_lock(&fresh_lock);
+    uint64_t signals = oe_lock(&fresh_lock);
     end_epoch_if_due();
     if (sodium_memcmp(epoch, fresh.epoch, OE_EPOCH_BYTES) == 0)
         result = is_new(ephemeral);
-    pthread_mutex_unlock(&fresh_lock);
+    oe_unlock(&fresh_lock, signals);
     return result;
 }
 
