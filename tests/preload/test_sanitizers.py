@@ -20,8 +20,9 @@ from test_rough import SCENARIOS as ROUGH
 TSAN_LIBRARY = pre.ROOT / "build" / "tsan" / "liboe-mqtt.so"
 ASAN_LIBRARY = pre.ROOT / "build" / "asan" / "liboe-mqtt.so"
 TSAN_OPTIONS = "exitcode=66:report_signal_unsafe=0"  # what programs do in signal handlers is theirs
-NOT_WITH_ASAN = {"handler_forks", "fork_thousand"}  # its allocator ha
+NOT_WITH_ASAN = {"handler_forks", "fork_thousand"}  # its allocator has locks that such a fork meets
 ASAN_OPTIONS = "detect_leaks=1:exitcode=99:abort_on_error=0"
+LEAVES_MEMORY = {"jump_from_read"}  # what a call had when a handler jumped out of it is nobody's
 
 
 def runtime(name):
@@ -84,15 +85,16 @@ def test_tsan_is_awake():
 
 # ---- AddressSanitizer ----------------------------------------------------------------------------------------------------------------------
 
-def asan_env(place, name):
-    return {"LD_PRELOAD": f"{runtime('libasan.so')} {ASAN_LIBRARY}", "ASAN_OPTIONS": ASAN_OPTIONS, "UBSAN_OPTIONS": "print_stacktrace=1",
+def asan_env(place, name, leaks=True):
+    options = ASAN_OPTIONS if leaks else ASAN_OPTIONS.replace("detect_leaks=1", "detect_leaks=0")
+    return {"LD_PRELOAD": f"{runtime('libasan.so')} {ASAN_LIBRARY}", "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1",
             "OE_MQTT_STATE": str(place.dir / f"state-{name}"), "OE_MQTT_CONFIG": str(place.conf)}
 
 
-def asan(place, command, name):
+def asan(place, command, name, leaks=True):
     if not ASAN_LIBRARY.exists():
         pytest.skip("make asan builds the library")
-    return place.start(command, True, env=asan_env(place, name))
+    return place.start(command, True, env=asan_env(place, name, leaks))
 
 
 def clean(p, timeout=60, status=0):
@@ -110,7 +112,7 @@ def test_asan_own(program, scenario, connections):
     with pre.Place() as place:
         echo = asan(place, [pre.build("life"), "echo"], "echo")
         args = [port_of(echo), scenario] if program == "status" else [scenario, port_of(echo)]
-        p = asan(place, [pre.build(program), *args], "client")
+        p = asan(place, [pre.build(program), *args], "client", leaks=scenario not in LEAVES_MEMORY)
         clean(p, 90)
         assert pre.encrypted(p) >= connections
         end = time.monotonic() + 20
