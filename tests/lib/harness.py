@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import secrets
 import selectors
 import shutil
@@ -35,6 +36,10 @@ PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/usr/local/sbin"
 SETPRIV = shutil.which("setpriv", path=PATH)
 PROTOCOLS = {"mqttv31": "3.1", "mqttv311": "3.1.1", "mqttv5": "5.0"}
 PATIENCE = 40.0  # seconds to wait for anything that must happen
+
+# 1,024 descriptors, a login's usual limit, are too few for some programs of the tests, which inherit this one.
+SOFT, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(SOFT, min(HARD, 4096)), HARD))
 
 
 def program(name, machine=None):
